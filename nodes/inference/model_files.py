@@ -1,0 +1,117 @@
+"""Weight files in ComfyUI's folders: found under the name a workflow gives them, checked before they are loaded."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+
+import comfy.model_management
+import comfy.sd
+import folder_paths
+
+from . import weights
+from .weights import WeightFile, WeightFileError
+
+EXTENSIONS = (".safetensors", ".sft")
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A checked file; `name` is what core's loaders call it, `weights` what its header says."""
+
+    name: str
+    weights: WeightFile
+
+
+def choices(folder: str) -> list[str]:
+    """The files of a model folder that have a header to read, as a combo lists them."""
+    return [name for name in folder_paths.get_filename_list(folder) if name.endswith(EXTENSIONS)]
+
+
+def likely(names: list[str], *words: str) -> str | None:
+    """The first name with one of the words in it: what a newcomer wants to find already chosen."""
+    return next((name for word in words for name in names if word in name.lower()), names[0] if names else None)
+
+
+def find(folder: str, name: str, kind: str) -> ModelFile:
+    """The file that a workflow calls `name`, proved by its header to be of this kind; else WeightFileError."""
+    installed, path = locate(folder, name)
+    return ModelFile(installed, weights.require(path, kind))
+
+
+def find_encoders(name1: str, name2: str) -> tuple[ModelFile, ModelFile]:
+    """CLIP-L and T5-XXL, whichever of the two names is which; else WeightFileError."""
+    names = {}
+    for name in (name1, name2):
+        installed, path = locate("text_encoders", name)
+        names[path] = installed
+    paths = list(names) * 2
+    clip_l, t5 = weights.sort_encoders(*paths[:2])
+    return ModelFile(names[str(clip_l.path)], clip_l), ModelFile(names[str(t5.path)], t5)
+
+
+def locate(folder: str, name: str) -> tuple[str, str]:
+    """The installed name and the path of a file, which a workflow may know with other slashes or in another sub-folder."""
+    installed = folder_paths.get_filename_list(folder)
+    found = same_file(name, installed)
+    if found is None:
+        searched = folder_paths.get_folder_paths(folder)
+        raise WeightFileError(weights.missing(name, folder, searched, choices(folder)))
+    path = folder_paths.get_full_path(folder, found)
+    if path is None:  # core lists a broken link and then does not find it; the header check says so
+        candidates = (os.path.join(root, found) for root in folder_paths.get_folder_paths(folder))
+        path = next(path for path in candidates if os.path.lexists(path))
+    return found, path
+
+
+def same_file(name: str, installed: list[str]) -> str | None:
+    wanted = name.replace("\\", "/")
+    for candidate in installed:
+        if candidate.replace("\\", "/") == wanted:
+            return candidate
+    same_base = [candidate for candidate in installed if base_name(candidate) == base_name(name)]
+    return same_base[0] if len(same_base) == 1 else None
+
+
+def base_name(name: str) -> str:
+    return name.replace("\\", "/").rsplit("/", 1)[-1]
+
+
+def check_precision(file: WeightFile, weight_dtype: str) -> None:
+    """Refuses a precision that the file or this device cannot have."""
+    if weight_dtype != "default" and file.quantization:
+        raise WeightFileError(
+            f"{file.name}: already {file.precision}; weight_dtype {weight_dtype} would round it a second time: "
+            "set weight_dtype to default"
+        )
+    device = comfy.model_management.get_torch_device()
+    if comfy.model_management.is_device_mps(device) and (weight_dtype != "default" or file.precision.startswith("fp8")):
+        raise WeightFileError(
+            f"{file.name}: Apple's GPUs have no fp8: use the bf16 file flux1-krea-dev.safetensors with weight_dtype "
+            "default, or a GGUF file with ComfyUI-GGUF's loader"
+        )
+
+
+def announce(*files: WeightFile) -> None:
+    """Says in the log what was found, and when it will not fit into memory."""
+    for file in files:
+        logging.info("Krea Loader: %s", file)
+    needed, memory = sum(file.bytes for file in files), comfy.model_management.total_ram * 1024**2
+    if needed > memory:
+        logging.warning(
+            "Krea Loader: these files need %.0f GB and this machine has %.0f GB of memory: it may swap or be killed. "
+            "flux1-krea-dev_fp8_scaled.safetensors and t5xxl_fp8_e4m3fn_scaled.safetensors are half the size.",
+            needed / 1e9,
+            memory / 1e9,
+        )
+
+
+def load_encoders(clip_l: WeightFile, t5: WeightFile):
+    """ComfyUI's CLIP of both files; encoders of an unusual size are built as their shapes say."""
+    return comfy.sd.load_clip(
+        ckpt_paths=[str(clip_l.path), str(t5.path)],
+        embedding_directory=folder_paths.get_folder_paths("embeddings"),
+        clip_type=comfy.sd.CLIPType.FLUX,
+        model_options=weights.encoder_options(clip_l, t5),
+    )

@@ -1,0 +1,42 @@
+"""Loads the pack the way ComfyUI does, by path, under one fixed name: `from flux_krea.nodes.providers import fal`.
+
+And one real ComfyUI for all of `integration/` and `browser/`, with miniature model files and the tests' probe nodes.
+"""
+
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+BASE = ROOT / ".dev" / "tests"
+
+spec = importlib.util.spec_from_file_location("flux_krea", ROOT / "__init__.py")
+sys.modules["flux_krea"] = pack = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(pack)
+
+
+@pytest.fixture(scope="session")
+def models() -> Path:
+    """ComfyUI's models folder, filled with the miniature set."""
+    import miniature
+
+    miniature.write_set(BASE / "models")
+    return BASE / "models"
+
+
+@pytest.fixture(scope="session")
+def comfyui(models):
+    """The running server. Tests share it: one that leaves it broken breaks the next, which is the point."""
+    from comfyui import ComfyUI, link_folder
+
+    for name in ("output", "temp", "user", "input"):
+        shutil.rmtree(BASE / name, ignore_errors=True)
+    (BASE / "server.log").unlink(missing_ok=True)
+    server = ComfyUI(BASE, arguments=("--cpu",))
+    server.prepare()
+    link_folder(BASE / "custom_nodes" / "probe", ROOT / "tests" / "integration" / "probe")
+    with server:
+        yield server

@@ -1,0 +1,125 @@
+"""Nodes for the tests only: they watch a MODEL from outside, through ComfyUI's own wrappers, and compare latents."""
+
+import torch
+from comfy.patcher_extension import WrappersMP
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class Watch(TorchDispatchMode):
+    """Counts the model's evaluations, and the tensor operations that happen outside of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.evaluations = self.operations = 0
+        self.sigmas = []
+        self.shift = None
+        self.inside_model = False
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        self.operations += not self.inside_model
+        return function(*arguments, **(keywords or {}))
+
+    def around_sampling(self, executor, noise, latent_image, sampler, sigmas, *arguments, **keywords):
+        self.sigmas = sigmas.tolist()
+        self.shift = float(executor.class_obj.model_patcher.get_model_object("model_sampling").shift)
+        with self:
+            return executor(noise, latent_image, sampler, sigmas, *arguments, **keywords)
+
+    def around_model(self, executor, *arguments, **keywords):
+        self.evaluations += 1
+        self.inside_model = True
+        try:
+            return executor(*arguments, **keywords)
+        finally:
+            self.inside_model = False
+
+
+WATCHES: dict[str, Watch] = {}
+
+
+class ProbeModel:
+    """Watches every sampling with this model under a tag."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "watch", ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",), "tag": ("STRING", {})}}
+
+    def watch(self, model, tag):
+        WATCHES[tag] = watch = Watch()
+        model = model.clone()
+        model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "probe", watch.around_sampling)
+        model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "probe", watch.around_model)
+        return (model,)
+
+
+class ProbeReport:
+    """What was seen under a tag, once the latent exists; and the latent itself, in numbers."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE = "tests", "report", (), True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"latent": ("LATENT",), "tag": ("STRING", {})}}
+
+    def report(self, latent, tag):
+        watch, samples = WATCHES[tag], latent["samples"]
+        seen = {
+            "evaluations": watch.evaluations,
+            "operations": watch.operations,
+            "sigmas": watch.sigmas,
+            "shift": watch.shift,
+            "shape": list(samples.shape),
+            "finite": bool(torch.isfinite(samples).all()),
+            "std": float(samples.std()),
+        }
+        return {"ui": {"seen": [seen]}}
+
+
+class ProbeCompare:
+    """Whether two latents are the same, bit for bit."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE = "tests", "compare", (), True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"a": ("LATENT",), "b": ("LATENT",)}}
+
+    def compare(self, a, b):
+        a, b = a["samples"], b["samples"]
+        difference = float((a - b).abs().max()) if a.shape == b.shape else None
+        return {"ui": {"equal": [bool(torch.equal(a, b))], "difference": [difference], "spread": [float(a.std())]}}
+
+
+class ProbeFill:
+    """A latent with something in it: ones."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "fill", ("LATENT",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"samples": ("LATENT",)}}
+
+    def fill(self, samples):
+        return ({"samples": torch.ones_like(samples["samples"])},)
+
+
+class ProbeObject:
+    """The identity of a loaded object: the same number twice means that nothing was loaded again."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE = "tests", "identify", (), True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"thing": ("*",), "again": ("INT", {})}}
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, input_types):
+        return True
+
+    def identify(self, thing, again):
+        return {"ui": {"identity": [id(thing)]}}
+
+
+NODE_CLASS_MAPPINGS = {node.__name__: node for node in (ProbeModel, ProbeReport, ProbeCompare, ProbeFill, ProbeObject)}
