@@ -164,4 +164,4 @@ def _pickle() -> str:
 
 
 def _is_text(start: bytes) -> bool:
-    return len(start) > 8 and all(byte >= 32 or byte in b"\t\r\n" for byte in start)
+    return len(start) > 8 and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start)

@@ -1,0 +1,150 @@
+"""Krea Loader in a real ComfyUI: what it loads again, what it refuses, and that ComfyUI survives it."""
+
+import os
+import shutil
+
+import miniature
+import pytest
+from comfyui import ComfyUIError
+from graphs import Graph
+
+
+@pytest.fixture
+def broken(models):
+    """Files to break: each is written under models/<folder>/broken/ and taken away afterwards."""
+    made = []
+
+    def write(folder: str, name: str, layout=None, content: bytes | None = None, cut: int = 0):
+        path = models / folder / "broken" / name
+        path.parent.mkdir(exist_ok=True)
+        made.append(path.parent)
+        if layout is not None:
+            miniature.write_header_only(path, layout)
+        if content is not None:
+            path.write_bytes(content)
+        if cut:
+            os.truncate(path, path.stat().st_size - cut)
+        return f"broken/{name}"
+
+    yield write
+    for folder in made:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def without(layout: dict, key: str) -> dict:
+    return {name: tensor for name, tensor in layout.items() if name != key}
+
+
+FLUX = miniature.flux_layout(1, 1, "F8_E4M3")
+REFUSED = {
+    "truncated": ("unet_name", {"layout": FLUX, "cut": 1000}, "cut off: .* bytes .*download it again"),
+    "web page": ("unet_name", {"content": b"<!DOCTYPE html><html>Access denied</html>"}, "a web page, not a model"),
+    "LFS pointer": (
+        "unet_name",
+        {"content": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 23802932552\n"},
+        "a Git LFS pointer.*23,802,932,552",
+    ),
+    "pickle": ("unet_name", {"content": b"PK\x03\x04" + b"\0" * 600}, "pickle|PyTorch"),
+    "schnell": ("unet_name", {"layout": miniature.flux_layout(1, 1, guidance=False)}, "schnell.*no guidance"),
+    "Fill": ("unet_name", {"layout": miniature.flux_layout(1, 1, channels=384)}, "FLUX.1 Fill"),
+    "Control": ("unet_name", {"layout": miniature.flux_layout(1, 1, channels=128)}, "FLUX.1 Control"),
+    "one tensor missing": (
+        "unet_name",
+        {"layout": without(FLUX, "single_blocks.0.linear2.weight")},
+        "1 tensor is missing, first single_blocks.0.linear2.weight",
+    ),
+    "text encoder as model": ("unet_name", {"layout": miniature.t5_layout(2)}, "T5-XXL.*models/text_encoders"),
+    "4-channel VAE": ("vae_name", {"layout": miniature.vae_layout(channels=4)}, "4 latent channels"),
+    "model as VAE": ("vae_name", {"layout": FLUX}, "FLUX.1 dev or Krea.*models/diffusion_models"),
+    "VAE as encoder": ("clip_name1", {"layout": miniature.vae_layout()}, "CLIP-L and T5-XXL"),
+}
+FOLDERS = {"unet_name": "diffusion_models", "vae_name": "vae", "clip_name1": "text_encoders"}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_wrong_file_is_refused_in_a_sentence_before_anything_is_loaded(comfyui, broken, case):
+    slot, recipe, sentence = REFUSED[case]
+    name = broken(FOLDERS[slot], "file.safetensors", **recipe)
+    with pytest.raises(ComfyUIError, match=sentence) as refused:
+        comfyui.run(preview_of_loading(**{slot: name}))
+    assert "file.safetensors" in str(refused.value)
+
+
+def preview_of_loading(**changes) -> Graph:
+    graph = Graph()
+    loader = graph.loader(**changes)
+    for slot in range(3):
+        graph.add("ProbeObject", thing=[loader, slot], again=0)
+    return graph
+
+
+def test_an_absent_file_is_named_with_its_folder_and_where_to_get_it(comfyui):
+    with pytest.raises(ComfyUIError) as refused:
+        comfyui.run(preview_of_loading(clip_name2="t5xxl_fp8_e4m3fn_scaled.safetensors"))
+    sentence = str(refused.value)
+    assert "t5xxl_fp8_e4m3fn_scaled.safetensors is not in models/text_encoders/" in sentence
+    assert "https://huggingface.co/comfyanonymous/flux_text_encoders/" in sentence
+    assert str(comfyui.base / "models" / "text_encoders") in sentence
+
+
+def test_a_broken_link_is_refused_in_a_sentence(comfyui, models):
+    link = models / "vae" / "gone.safetensors"
+    link.symlink_to(models / "nowhere.safetensors")
+    try:
+        with pytest.raises(ComfyUIError, match=r"gone.safetensors: a broken link"):
+            comfyui.run(preview_of_loading(vae_name="gone.safetensors"))
+    finally:
+        link.unlink()
+
+
+@pytest.mark.parametrize("name", ["clip_l.safetensors", "t5xxl_fp16.safetensors"])
+def test_the_same_encoder_twice_is_refused_in_a_sentence(comfyui, name):
+    with pytest.raises(ComfyUIError, match=f"{name}: chosen twice"):
+        comfyui.run(preview_of_loading(clip_name1=name, clip_name2=name))
+
+
+def test_a_second_rounding_of_a_scaled_file_is_refused(comfyui):
+    graph = preview_of_loading(unet_name="flux1-krea-dev_fp8_scaled.safetensors", weight_dtype="fp8_e4m3fn")
+    with pytest.raises(ComfyUIError, match="already fp8_scaled.*set weight_dtype to default"):
+        comfyui.run(graph)
+
+
+def identities(comfyui, again: int, **changes) -> list[int]:
+    graph = Graph()
+    loader = graph.loader(**changes)
+    probes = [graph.add("ProbeObject", thing=[loader, slot], again=again) for slot in range(3)]
+    outputs = comfyui.run(graph)["outputs"]
+    return [outputs[probe]["identity"][0] for probe in probes]
+
+
+def test_unchanged_files_are_not_loaded_again_and_another_vae_reloads_the_vae_only(comfyui, models):
+    miniature.write_safetensors(models / "vae" / "other.safetensors", miniature.tiny_vae_layout(), seed=5)
+    first = identities(comfyui, again=1)
+    assert identities(comfyui, again=2) == first
+    model, clip, vae = identities(comfyui, again=3, vae_name="other.safetensors")
+    assert [model, clip] == first[:2]
+    assert vae != first[2]
+
+
+def test_the_encoders_may_stand_in_either_order(comfyui):
+    straight = identities(comfyui, again=4)
+    swapped = identities(comfyui, again=5, clip_name1="t5xxl_fp16.safetensors", clip_name2="clip_l.safetensors")
+    assert swapped == straight
+
+
+def test_a_workflow_from_another_system_finds_its_files(comfyui, models):
+    folder = models / "vae" / "flux"
+    folder.mkdir(exist_ok=True)
+    miniature.write_safetensors(folder / "nested.safetensors", miniature.tiny_vae_layout())
+    for name in ("flux\\nested.safetensors", "flux/nested.safetensors", "elsewhere/nested.safetensors"):
+        identities(comfyui, again=6, vae_name=name)
+
+
+def test_a_full_picture_still_comes_after_all_of_this_and_the_log_says_what_was_loaded(comfyui):
+    graph = Graph()
+    loader = graph.loader()
+    positive = graph.text([loader, 1], "a red fox")
+    graph.picture(graph.sampler([loader, 0], positive, graph.size(64, 64)), [loader, 2])
+    (picture,) = comfyui.pictures(comfyui.run(graph))
+    assert picture.stat().st_size > 1000
+    assert "Krea Loader: flux1-krea-dev.safetensors: FLUX.1 dev or Krea, 1+1 blocks, fp8, 0.55 B parameters" in comfyui.log()
