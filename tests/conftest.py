@@ -4,6 +4,7 @@ And one real ComfyUI for all of `integration/` and `browser/`, with miniature mo
 """
 
 import importlib.util
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-BASE = ROOT / ".dev" / "tests"
+BASE = Path(os.environ.get("FLUX_KREA_TEST_BASE") or ROOT / ".dev" / "tests")
 
 spec = importlib.util.spec_from_file_location("flux_krea", ROOT / "__init__.py")
 sys.modules["flux_krea"] = pack = importlib.util.module_from_spec(spec)

@@ -1,0 +1,61 @@
+"""What a user sees: templates open and run, values survive saving, our nodes show their words."""
+
+import json
+
+import pytest
+from comfyui import ROOT
+
+SCREENS = ROOT / ".dev" / "screens"
+TEMPLATES = sorted((ROOT / "workflows").glob("*.json"))
+SMALL = """(side) => {
+  for (const node of app.graph.nodes) for (const widget of node.widgets ?? []) {
+    const small = { preset: "exact size", width: side, height: side, steps: 2 };
+    if (widget.name in small && /Krea(Size|Sampler)|ImageScale/.test(node.comfyClass)) {
+      widget.value = small[widget.name]; widget.callback?.(widget.value);
+    }
+  }
+}"""
+RUN = """() => new Promise((resolve) => {
+  for (const end of ["execution_success", "execution_error", "execution_interrupted"])
+    app.api.addEventListener(end, (event) => resolve(end + ": " + (event.detail?.exception_message ?? "")), { once: true });
+  app.queuePrompt(0, 1);
+})"""
+
+
+def load(page, path):
+    page.evaluate("([flow, name]) => app.loadGraphData(flow, true, true, name)", [json.loads(path.read_text()), path.stem])
+    page.wait_for_timeout(800)
+
+
+def graph_of(page) -> dict:
+    return json.loads(page.evaluate("async () => JSON.stringify((await app.graphToPrompt()).output)"))
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.stem)
+def test_template_opens_without_a_complaint_and_keeps_its_values(comfyui, page, renderer, template):
+    load(page, template)
+    page.screenshot(path=screen(f"{template.stem}-{renderer}.png"))
+    assert page.locator("[role=dialog]").count() == 0
+    assert page.locator(".p-toast-message").all_inner_texts() == []
+    before = graph_of(page)
+    saved = json.loads(page.evaluate("() => JSON.stringify(app.graph.serialize())"))
+    page.evaluate("(flow) => app.loadGraphData(flow, true, true, 'again')", saved)
+    page.wait_for_timeout(500)
+    assert graph_of(page) == before
+    assert before == comfyui.to_api(json.loads(template.read_text()))  # what comfy-cli queues is what the page queues
+
+
+def test_text_to_image_runs_and_krea_size_shows_its_result(page, renderer):
+    load(page, ROOT / "workflows" / "text_to_image.json")
+    side = {"canvas": 64, "vue": 80}[renderer]  # another size each time: what is cached is not shown again
+    page.evaluate(SMALL, side)
+    assert page.evaluate(RUN) == "execution_success: "
+    page.wait_for_timeout(500)
+    shown = page.evaluate("() => app.graph.nodes.find((n) => n.comfyClass == 'FluxKreaSize').widgets.at(-1).value")
+    assert shown.startswith(f"{side} × {side}, 0.0")
+    page.screenshot(path=screen(f"text_to_image-{renderer}-done.png"))
+
+
+def screen(name: str):
+    SCREENS.mkdir(parents=True, exist_ok=True)
+    return SCREENS / name
