@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "bench"
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(FOLDER.parent), str(FOLDER.parent / "integration")]
 
 names = sorted(file.stem for file in FOLDER.glob("*.py") if not file.stem.startswith("_"))
 wanted, arguments = (sys.argv[1:2] or names), sys.argv[2:]

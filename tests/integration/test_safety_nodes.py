@@ -191,6 +191,7 @@ def test_a_flagged_picture_leaves_no_copy_in_output_or_temp(comfyui, detectors, 
 def test_a_missing_detector_is_refused_before_anything_runs_with_its_address(comfyui, detectors):
     sentence = refused(comfyui, detector="falconsai_nsfw")
     assert "installed: tiny" in sentence
+    assert sentence.count("refused") == 1, "said once, not for every input"
     assert "https://huggingface.co/Falconsai/nsfw_image_detection" in sentence
     assert "model.safetensors (343 MB)" in sentence
 

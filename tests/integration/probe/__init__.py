@@ -1,5 +1,7 @@
 """Nodes for the tests only: they watch a MODEL from outside, through ComfyUI's own wrappers, and compare latents."""
 
+import comfy.sd
+import folder_paths
 import torch
 from comfy.patcher_extension import WrappersMP
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -105,6 +107,22 @@ class ProbeFill:
         return ({"samples": torch.ones_like(samples["samples"])},)
 
 
+class ProbeEncoders:
+    """Core's DualCLIPLoader, with the sizes that a miniature needs."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "load", ("CLIP",)
+    SIZES = {"t5xxl_model_config": {"num_layers": 2, "num_heads": 2, "d_ff": 128}, "model_config": {"num_hidden_layers": 2}}
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"clip_name1": ("STRING", {}), "clip_name2": ("STRING", {})}}
+
+    def load(self, clip_name1, clip_name2):
+        paths = [folder_paths.get_full_path_or_raise("text_encoders", name) for name in (clip_name1, clip_name2)]
+        options = {key: dict(sizes) for key, sizes in self.SIZES.items()}
+        return (comfy.sd.load_clip(ckpt_paths=paths, clip_type=comfy.sd.CLIPType.FLUX, model_options=options),)
+
+
 class ProbeObject:
     """The identity of a loaded object: the same number twice means that nothing was loaded again."""
 
@@ -122,4 +140,4 @@ class ProbeObject:
         return {"ui": {"identity": [id(thing)]}}
 
 
-NODE_CLASS_MAPPINGS = {node.__name__: node for node in (ProbeModel, ProbeReport, ProbeCompare, ProbeFill, ProbeObject)}
+NODE_CLASS_MAPPINGS = {node.__name__: node for node in (ProbeModel, ProbeReport, ProbeCompare, ProbeFill, ProbeEncoders, ProbeObject)}
