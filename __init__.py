@@ -8,6 +8,9 @@ async def comfy_entrypoint():
     from comfy_api.latest import ComfyExtension
 
     from .nodes import node_classes
+    from .nodes.remote import routes
+
+    routes.register()
 
     class FluxKrea(ComfyExtension):
         async def get_node_list(self):

@@ -29,14 +29,31 @@ def models() -> Path:
 
 
 @pytest.fixture(scope="session")
-def comfyui(models):
+def all_standins():
+    """The five stand-in providers, one real HTTP server each."""
+    from standins import start_all
+
+    with start_all() as running:
+        yield running
+
+
+@pytest.fixture
+def standins(all_standins):
+    """The five, with nothing left of the test before."""
+    for standin in all_standins.values():
+        standin.reset()
+    return all_standins
+
+
+@pytest.fixture(scope="session")
+def comfyui(models, all_standins):
     """The running server. Tests share it: one that leaves it broken breaks the next, which is the point."""
     from comfyui import ComfyUI, link_folder
 
     for name in ("output", "temp", "user", "input"):
         shutil.rmtree(BASE / name, ignore_errors=True)
     (BASE / "server.log").unlink(missing_ok=True)
-    server = ComfyUI(BASE, arguments=("--cpu",))
+    server = ComfyUI(BASE, arguments=("--cpu",), environment=all_standins.env)
     server.prepare()
     link_folder(BASE / "custom_nodes" / "probe", ROOT / "tests" / "integration" / "probe")
     with server:

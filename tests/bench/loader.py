@@ -3,9 +3,8 @@
 Core's DualCLIPLoader cannot size a miniature text encoder, so both sides load the encoders with `comfy.sd.load_clip`.
 """
 
-from graphs import FILES, Graph
-
 from bench import _pairs
+from graphs import FILES, Graph
 
 CORE = ("UNETLoader", "ProbeEncoders", "VAELoader")
 

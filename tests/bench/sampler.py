@@ -1,8 +1,7 @@
 """Krea Sampler beside FluxGuidance + KSampler: the same picture, so the time should be the same."""
 
-from graphs import Graph
-
 from bench import _pairs
+from graphs import Graph
 
 STEPS = 6
 

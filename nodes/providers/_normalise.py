@@ -1,0 +1,209 @@
+"""ComfyUI's words into a provider's: sizes, seeds, limits, and the list of what had to change on the way."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ._contract import (
+    IMAGE_TO_IMAGE,
+    REDUX,
+    TEXT_TO_IMAGE,
+    Change,
+    GenerationRequest,
+    Parameter,
+    Plan,
+    RequestRefused,
+    Unsupported,
+)
+
+Size = tuple[int, int]
+Tables = Mapping[str, Mapping[str, Parameter]]
+
+MEGAPIXEL = 1024 * 1024
+ACCELERATIONS = ("none", "regular", "high")
+
+# What the model's host really makes of each ratio: 16:9 is 1.75 and 21:9 is 2.4. (replicate/cog-flux, predict.py)
+KREA_SIZES: dict[str, Size] = {
+    "1:1": (1024, 1024),
+    "16:9": (1344, 768),
+    "21:9": (1536, 640),
+    "3:2": (1216, 832),
+    "2:3": (832, 1216),
+    "4:5": (896, 1088),
+    "5:4": (1088, 896),
+    "3:4": (896, 1152),
+    "4:3": (1152, 896),
+    "9:16": (768, 1344),
+    "9:21": (640, 1536),
+}
+
+_MODE_NAMES = {TEXT_TO_IMAGE: "text to image", IMAGE_TO_IMAGE: "image to image", REDUX: "Redux"}
+
+
+def nearest_ratio(width: int, height: int, sizes: Mapping[str, Size]) -> str:
+    """The ratio whose real pixels have the shape nearest to width × height; of two as near, the larger picture."""
+
+    def distance(ratio: str) -> tuple[float, int]:
+        w, h = sizes[ratio]
+        return round(abs(math.log(width * h / (height * w))), 9), -w * h
+
+    return min(sizes, key=distance)
+
+
+def ratio_and_megapixels(width: int, height: int, sizes: Mapping[str, Size]) -> tuple[str, str, Size]:
+    """(aspect_ratio, megapixels, delivered size) for a provider that knows ratios at "1" or "0.25" megapixels."""
+    ratio = nearest_ratio(width, height, sizes)
+    w, h = sizes[ratio]
+    if width * height < MEGAPIXEL / 2:
+        return ratio, "0.25", (w // 2, h // 2)
+    return ratio, "1", (w, h)
+
+
+def megapixel_presets(sizes: Mapping[str, Size]) -> dict[str, Size]:
+    whole = {f"{ratio} 1 MP": size for ratio, size in sizes.items()}
+    return whole | {f"{ratio} 0.25 MP": (w // 2, h // 2) for ratio, (w, h) in sizes.items()}
+
+
+def snap(width: int, height: int, longest: int, area: float = math.inf) -> Size:
+    """The nearest size whose sides are multiples of 16, scaled down in shape where it is over the limits."""
+    width, height = max(width, 1), max(height, 1)
+    scale = min(1.0, longest / max(width, height), math.sqrt(area / (width * height)))
+    half = 0.5 if scale == 1.0 else 0.0  # a size that was scaled to a limit is rounded down, to stay under it
+    w, h = (max(16, 16 * math.floor(side * scale / 16 + half)) for side in (width, height))
+    while w * h > area or max(w, h) > longest:  # rounding up may have gone over by one step
+        w, h = (w - 16, h) if w >= h else (w, h - 16)
+    return w, h
+
+
+def png_size(image: bytes) -> Size:
+    """(width, height) from a PNG's header."""
+    if len(image) < 24 or image[:8] != b"\x89PNG\r\n\x1a\n" or image[12:16] != b"IHDR":
+        raise RequestRefused("The input image is not a PNG. Wire an IMAGE into the node.")
+    return int.from_bytes(image[16:20], "big"), int.from_bytes(image[20:24], "big")
+
+
+def seed32(seed: int) -> int:
+    """ComfyUI's seeds have 64 bits, the providers' 32."""
+    return seed & 0xFFFFFFFF
+
+
+def nonzero_seed32(seed: int) -> int:
+    """A 32-bit seed for hosts that take 0 for "random" and count modulo 2^32 - 1."""
+    short = seed32(seed)
+    return short if 0 < short < 0xFFFFFFFF else 0xFFFFFFFE
+
+
+class Draft:
+    """A provider's fields while they are built from a request, and every value that had to change.
+
+    `tables` is the provider's `parameters`: names, ranges and choices are read from it, so the table that the README
+    shows is the table that is obeyed.
+    """
+
+    def __init__(self, label: str, tables: Tables, request: GenerationRequest, max_images: int = 1):
+        if request.mode not in tables:
+            mode = _MODE_NAMES.get(request.mode, repr(request.mode))
+            hint = "Choose fal, the only provider with Redux." if request.mode == REDUX else "Choose another provider."
+            raise Unsupported(f"{label} has no {mode} for FLUX.1 Krea [dev]. {hint}")
+        self.label = label
+        self.request = request
+        self.table = tables[request.mode]
+        self.fields: dict[str, Any] = {}
+        self.changes: list[Change] = []
+        self._owned = {parameter.field for table in tables.values() for parameter in table.values()}
+        self._check_inputs(max_images)
+
+    def _check_inputs(self, max_images: int) -> None:
+        request = self.request
+        if self.table["prompt"].how != "unsupported" and not request.prompt.strip():
+            raise RequestRefused("The prompt is empty. Say what the picture should show.")
+        if "image" in self.table and not request.image:
+            raise RequestRefused(f"{_MODE_NAMES[request.mode]} needs an input image, and none is wired.")
+        if "image" not in self.table and request.image is not None:
+            raise RequestRefused("Text to image takes no input image. Choose image to image, or unwire the image.")
+        if not 1 <= request.images <= max_images:
+            raise RequestRefused(f"{self.label} makes 1 to {max_images} pictures in a call, not {request.images}.")
+        if min(request.width, request.height) < 1:
+            raise RequestRefused(f"{request.width}×{request.height} is not a size. Both sides must be at least 1.")
+
+    def take(self, *names: str) -> None:
+        """Pass inputs on under the provider's names, kept in its range."""
+        for name in names:
+            parameter = self.table[name]
+            value = self._within(name, parameter, getattr(self.request, name))
+            span = f"{self.label} takes {parameter.minimum:g} to {parameter.maximum:g}" if _has_range(parameter) else ""
+            self.put(name, value, span)
+
+    def put(self, name: str, delivered: Any, reason: str = "") -> None:
+        """Set an input's field. With a reason, a value that is not the asked one is recorded as a change."""
+        self.fields[self.table[name].field] = delivered
+        asked = getattr(self.request, name)
+        if reason and delivered != asked:
+            self.changed(name, asked, delivered, reason)
+
+    def choose(self, name: str) -> Any:
+        """An input that must be one of the table's choices."""
+        value, choices = getattr(self.request, name), self.table[name].choices
+        if value not in choices:
+            raise RequestRefused(f"{self.label} has no {name} {value!r}. It takes {', '.join(choices)}.")
+        return value
+
+    def put_size(self, delivered: Size, fields: Mapping[str, Any], reason: str) -> Size:
+        self.fields.update(fields)
+        if delivered != (self.request.width, self.request.height):
+            self.changed("size", f"{self.request.width}×{self.request.height}", "{}×{}".format(*delivered), reason)
+        return delivered
+
+    def changed(self, name: str, asked: Any, delivered: Any, reason: str) -> None:
+        self.changes.append(Change(name, asked, delivered, reason))
+
+    def add_extra(self) -> None:
+        """Merge the provider's less common fields. What the node has an input for is said there and nowhere else."""
+        for field, value in self.request.extra.items():
+            if field in self.fields:
+                if self.fields[field] != value or isinstance(value, bool) != isinstance(self.fields[field], bool):
+                    raise RequestRefused(
+                        f"extra says {field}={value!r:.80}, and the node's own inputs say {self.fields[field]!r:.80}. "
+                        "Take it out of extra."
+                    )
+            elif field in self._owned:
+                raise RequestRefused(f"extra may not set {field}: the node has an input for it. Use that one.")
+            else:
+                self.fields[field] = _plain(field, value)
+
+    def plan(self, endpoint: str, payload: Mapping[str, Any], size: Size | None) -> Plan:
+        self._report_unsupported()
+        return Plan(endpoint, payload, self.request.image, size, tuple(self.changes))
+
+    def _report_unsupported(self) -> None:
+        """An unsupported input's `default` is what the provider does anyway; any other wish is reported."""
+        for name, parameter in self.table.items():
+            if parameter.how != "unsupported" or parameter.default is None:
+                continue
+            if name == "quality" and self.request.output_format == "png":
+                continue  # PNG has no quality
+            asked = getattr(self.request, name)
+            if asked != parameter.default:
+                self.changed(name, asked, parameter.default, parameter.note)
+
+    def _within(self, name: str, parameter: Parameter, value: Any) -> Any:
+        if not _has_range(parameter):
+            return value
+        if not math.isfinite(value):
+            raise RequestRefused(f"{name} is {value}. Give a number.")
+        return min(max(value, parameter.minimum), parameter.maximum)
+
+
+def _has_range(parameter: Parameter) -> bool:
+    return parameter.minimum is not None and parameter.maximum is not None
+
+
+def _plain(field: str, value: Any) -> Any:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        raise RequestRefused(f"extra {field} cannot be sent: give text, a number, true or false, or a list.") from None
+    return value

@@ -1,0 +1,34 @@
+"""What the server's environment says. The only file of the pack that reads it; a workflow can set none of this."""
+
+from __future__ import annotations
+
+import math
+import os
+
+from ._contract import OverBudget
+
+MAX_COST = "FLUX_KREA_MAX_COST_USD"
+BASE_URL = "FLUX_KREA_BASE_URL_"
+
+
+def variable(name: str) -> str:
+    return os.environ.get(name, "").strip()
+
+
+def base_url(provider_id: str) -> str:
+    """The address that stands in for all of a provider's hosts, "" when nothing does."""
+    return variable(BASE_URL + provider_id.upper()).rstrip("/")
+
+
+def max_cost_usd() -> float | None:
+    """The operator's limit for one run. A value nobody can read refuses every run instead of allowing it."""
+    text = variable(MAX_COST)
+    if not text:
+        return None
+    try:
+        limit = float(text)
+    except ValueError:
+        limit = math.nan
+    if not (math.isfinite(limit) and limit >= 0):
+        raise OverBudget(f"{MAX_COST} is {text[:40]!r}, not an amount in US dollars. Set it to a number such as 0.50.")
+    return limit

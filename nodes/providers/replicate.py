@@ -1,0 +1,273 @@
+"""Replicate: create, poll, cancel. Pictures that its checker flags are dropped without a word."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+from ._answers import (
+    FIRST_POLL,
+    NewLines,
+    Site,
+    bad_job,
+    is_about_content,
+    lost,
+    mapping,
+    own_url,
+    picture_urls,
+    refusal,
+    safe_id,
+    watch,
+    words,
+)
+from ._contract import (
+    IMAGE_TO_IMAGE,
+    TEXT_TO_IMAGE,
+    Accepted,
+    Answer,
+    Call,
+    ContentRefused,
+    Delivery,
+    Estimate,
+    Exchange,
+    GenerationFailed,
+    GenerationRequest,
+    Parameter,
+    Plan,
+    Progress,
+    Provider,
+    Reconciliation,
+    Upload,
+)
+from ._normalise import (
+    ACCELERATIONS,
+    KREA_SIZES,
+    Draft,
+    Size,
+    megapixel_presets,
+    nonzero_seed32,
+    png_size,
+    ratio_and_megapixels,
+)
+
+SITE = Site("Replicate", "https://replicate.com/account/api-tokens", "https://replicate.com/account/billing")
+HOSTS = ("api.replicate.com",)
+API = "https://api.replicate.com/v1"
+MODEL = "black-forest-labs/flux-krea-dev"
+USD_PER_IMAGE = 0.025
+MAX_IMAGES = 4
+MAX_INPUT_SIDE = 1440  # larger input images are scaled down by the model
+CLOCK_SKEW = 120.0  # seconds that this machine's clock and Replicate's may differ
+
+_COMMON = {
+    "prompt": Parameter("passthrough", "prompt"),
+    "steps": Parameter("renamed", "num_inference_steps", minimum=1, maximum=50, default=28),
+    "guidance": Parameter("passthrough", "guidance", minimum=0, maximum=10, default=3),
+    "seed": Parameter("converted", "seed", "the lower 32 bits; 0 means random here and becomes 4294967294"),
+    "images": Parameter("renamed", "num_outputs", "more than 4 become several paid calls", 1, MAX_IMAGES, 1),
+    "acceleration": Parameter(
+        "converted",
+        "go_fast",
+        "regular and high both mean fp8, where a seed does not repeat",
+        default="regular",
+        choices=ACCELERATIONS,
+    ),
+    "safety_checker": Parameter("converted", "disable_safety_checker", "the opposite switch", default=True),
+    "output_format": Parameter(
+        "converted", "output_format", "jpeg is called jpg", default="webp", choices=("png", "jpeg", "webp")
+    ),
+    "quality": Parameter("renamed", "output_quality", "not for png", 0, 100, 80),
+}
+_SIZE = Parameter("converted", "aspect_ratio, megapixels", "the nearest of eleven ratios at 1 or 0.25 megapixels")
+_FOLLOWS_IMAGE = Parameter("unsupported", note="the size follows the input image")
+
+PARAMETERS = {
+    TEXT_TO_IMAGE: {**_COMMON, "width": _SIZE, "height": _SIZE},
+    IMAGE_TO_IMAGE: {
+        **_COMMON,
+        "image": Parameter("renamed", "image", "uploaded as a file"),
+        "strength": Parameter("renamed", "prompt_strength", minimum=0, maximum=1, default=0.8),
+        "width": _FOLLOWS_IMAGE,
+        "height": _FOLLOWS_IMAGE,
+    },
+}
+
+
+def krea_input(label: str, request: GenerationRequest) -> tuple[Draft, Size | None]:
+    """The model's own input, and the size it delivers. core.today sells this same model."""
+    draft = Draft(label, PARAMETERS, request, MAX_IMAGES)
+    draft.take("prompt", "steps", "guidance", "images", "quality")
+    draft.put("seed", nonzero_seed32(request.seed), f"{label} gets 32 bits, and takes 0 for random")
+    _put_speed(draft)
+    draft.put("safety_checker", not request.safety_checker)
+    kind = draft.choose("output_format")
+    draft.put("output_format", "jpg" if kind == "jpeg" else kind)
+    size: Size | None
+    if request.mode == IMAGE_TO_IMAGE:
+        draft.take("strength")
+        size = _image_size(request.image or b"")
+    else:
+        ratio, megapixels, size = ratio_and_megapixels(request.width, request.height, KREA_SIZES)
+        reason = f"{label} makes eleven ratios at 1 or 0.25 megapixels"
+        draft.put_size(size, {"aspect_ratio": ratio, "megapixels": megapixels}, reason)
+    draft.add_extra()
+    return draft, size
+
+
+def _put_speed(draft: Draft) -> None:
+    asked = draft.choose("acceleration")
+    fast = asked != "none" and draft.request.mode == TEXT_TO_IMAGE
+    draft.put("acceleration", fast)
+    if fast:
+        draft.changed("acceleration", asked, "go_fast", f"{draft.label} has one fast mode, in which no seed repeats")
+    elif asked != "none":
+        draft.changed("acceleration", asked, "none", f"{draft.label} is fast in text to image only")
+
+
+def _image_size(image: bytes) -> Size | None:
+    """The size an input keeps: sides that are multiples of 16 and not scaled down. Else only Replicate knows."""
+    sides = png_size(image)
+    return sides if all(side % 16 == 0 and 0 < side <= MAX_INPUT_SIDE for side in sides) else None
+
+
+def plan(request: GenerationRequest) -> Plan:
+    draft, size = krea_input(SITE.label, request)
+    return draft.plan(MODEL, {"input": draft.fields}, size)
+
+
+def estimate(request: GenerationRequest) -> Estimate:
+    return Estimate(request.images * USD_PER_IMAGE, f"${USD_PER_IMAGE} a picture, whatever its size")
+
+
+def exchange(request: GenerationRequest, job: Mapping[str, Any] | None = None) -> Exchange:
+    if job is None:
+        job = yield from _submit(plan(request))
+        yield Accepted(job)
+    prediction_id = safe_id(job.get("id"))
+    if prediction_id is None:
+        raise bad_job(SITE)
+    url = f"{API}/predictions/{prediction_id}"
+    cancel = Call("POST", f"{url}/cancel")
+    ask = Call("GET", url, delay=FIRST_POLL, cancel=cancel, progress=Progress("Sent to Replicate"))
+    return (yield from watch(ask, _Reader(request, prediction_id), SITE))
+
+
+def _submit(planned: Plan) -> Generator[Call, Answer, dict[str, Any]]:
+    fields = dict(planned.payload["input"])
+    if planned.image:
+        fields["image"] = yield from _upload(planned.image)
+    answer = yield Call("POST", f"{API}/models/{MODEL}/predictions", json={"input": fields}, paid=True)
+    if not answer.ok:
+        raise refusal(answer, SITE)
+    prediction_id = safe_id(mapping(answer.json()).get("id"))
+    if prediction_id is None:
+        raise lost(SITE)
+    return {"id": prediction_id}
+
+
+def _upload(image: bytes) -> Generator[Call, Answer, str]:
+    def read(answer: Answer) -> str | None:
+        if 400 <= answer.status < 500:
+            raise refusal(answer, SITE, paid_call=False)
+        # The model fetches the image with our token: it must lie at Replicate.
+        return own_url(mapping(mapping(answer.json()).get("urls")).get("get"), HOSTS) if answer.ok else None
+
+    call = Call(
+        "POST",
+        f"{API}/files",
+        files=(Upload("content", "image.png", image),),
+        progress=Progress("Uploading the image to Replicate"),
+    )
+    return (yield from watch(call, read, SITE, paid=False))
+
+
+class _Reader:
+    """Reads a prediction object: a Progress, the Delivery, or None; raises how it ended without pictures."""
+
+    def __init__(self, request: GenerationRequest, prediction_id: str):
+        self._request = request
+        self._id = prediction_id
+        self._new_lines = NewLines()
+
+    def __call__(self, answer: Answer) -> Progress | Delivery | None:
+        body = mapping(answer.json()) if answer.ok else {}
+        status = body.get("status")
+        logs = body.get("logs") if isinstance(body.get("logs"), str) else ""
+        if status in ("failed", "canceled", "aborted"):
+            raise _ending(status, words(body.get("error")))
+        if status == "succeeded" or (isinstance(status, str) and body.get("completed_at")):
+            return self._delivery(body, logs)
+        if not isinstance(status, str):
+            return None
+        text = "Replicate is starting the model" if status == "starting" else "Replicate is generating"
+        return Progress(text, _fraction(logs), self._new_lines(logs.splitlines()))
+
+    def _delivery(self, body: Mapping[str, Any], logs: str) -> Delivery | None:
+        pictures = picture_urls(body.get("output"))[: self._request.images]
+        if not pictures and body.get("data_removed") is True:
+            raise GenerationFailed("Replicate deleted the pictures, as it does an hour after making them.", paid=True)
+        if not pictures:
+            return None
+        seed = re.search(r"Using seed: (\d{1,10})\b", logs)
+        return Delivery(
+            pictures=pictures,
+            # Flagged pictures are left out of the output, so what came through a running checker passed it.
+            flags=(False if self._request.safety_checker else None,) * len(pictures),
+            seed=int(seed[1]) if seed else nonzero_seed32(self._request.seed),
+            request_id=self._id,
+            withheld=max(0, self._request.images - len(pictures)),
+        )
+
+
+def _ending(status: str, text: str) -> ContentRefused | GenerationFailed:
+    if status == "canceled":
+        return GenerationFailed("The job was cancelled at Replicate, which bills what had run by then.", paid=True)
+    if status == "aborted":
+        return GenerationFailed("Replicate's deadline passed before the job started. Nothing is billed; run again.")
+    if is_about_content(text):
+        return ContentRefused(f"Replicate withheld every picture: {text} Change the prompt or the image.", paid=True)
+    return GenerationFailed(f"Replicate's job failed: {text or 'no reason given'}. It may be billed.", paid=None)
+
+
+def _fraction(logs: str) -> float | None:
+    """The last line of a progress bar, such as ` 54%|#####     | 15/28`."""
+    bars = re.findall(r"^\s*(\d{1,3})%\s*\|", logs[-4000:], re.MULTILINE)
+    return min(int(bars[-1]), 100) / 100 if bars else None
+
+
+def reconcile(request: GenerationRequest, sent_at: float) -> Reconciliation:
+    """One look at the account's predictions, newest first: the caller looks again later."""
+    planned = plan(request)
+    if planned.image:
+        return None  # each upload has its own address, so no listed job can be told to be this one
+    since = datetime.fromtimestamp(sent_at - CLOCK_SKEW, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    wanted = planned.payload["input"]
+    url = f"{API}/predictions?created_after={since}"
+    answer = yield Call("GET", url, progress=Progress("Looking for the job at Replicate"))
+    results = mapping(answer.json()).get("results") if answer.ok else None
+    for item in map(mapping, results if isinstance(results, list) else ()):
+        sent, prediction_id = mapping(item.get("input")), safe_id(item.get("id"))
+        same = all(key in sent and sent[key] == value for key, value in wanted.items()) and "image" not in sent
+        if prediction_id and item.get("model") == MODEL and same:
+            return {"id": prediction_id}
+    return None
+
+
+PROVIDER = Provider(
+    label=SITE.label,
+    key_variable="REPLICATE_API_TOKEN",
+    key_page=SITE.keys,
+    hosts=HOSTS,
+    headers=lambda key: {"Authorization": f"Bearer {key}"},
+    plan=plan,
+    exchange=exchange,
+    estimate=estimate,
+    parameters=PARAMETERS,
+    max_images=MAX_IMAGES,
+    presets=megapixel_presets(KREA_SIZES),
+    picture_hosts=("replicate.delivery", "pbxt.replicate.delivery"),
+    check=Call("GET", f"{API}/account"),
+    reconcile=reconcile,
+)

@@ -1,0 +1,88 @@
+"""The one `Jobs` of this ComfyUI, and how a node waits for a job without blocking anybody."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import defaultdict
+from functools import cache
+from pathlib import Path
+
+import comfy.model_management
+import folder_paths
+from comfy_api.latest import ComfyAPI
+from comfy_execution.utils import get_executing_context
+from server import PromptServer
+
+from ..providers._jobs import Handle, Jobs
+
+LOOK = 0.1  # seconds between looks at the job and at the Cancel button
+HISTORY_DEADLINE = 10.0  # seconds for ComfyUI to write down how a prompt ended
+
+
+def private_folder() -> Path:
+    """A system user's folder, which ComfyUI serves to nobody. Keys and the journal live here."""
+    system_directory = getattr(folder_paths, "get_system_user_directory", None)
+    if system_directory:
+        return Path(system_directory("flux_krea"))
+    return Path(folder_paths.get_user_directory()) / "__flux_krea"
+
+
+@cache
+def jobs() -> Jobs:
+    """Made at the first run, not at start-up: nothing is opened before somebody needs it."""
+    folder = private_folder()
+    return Jobs(folder, folder / "pictures")
+
+
+_running: dict[str, set[Handle]] = defaultdict(set)  # prompt id → its jobs under way
+
+
+async def finished(handle: Handle):
+    """The handle's result. Shows progress on the node that is executing; Cancel stops every job of the prompt."""
+    context = get_executing_context()
+    siblings = _running[context.prompt_id]
+    siblings.add(handle)
+    shown = None
+    try:
+        while not handle.done():
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            if handle.progress != shown:
+                shown = handle.progress
+                await show(shown, context.node_id)
+            await asyncio.sleep(LOOK)
+        return handle.result()
+    except comfy.model_management.InterruptProcessingException:
+        for job in list(siblings):
+            job.cancel()
+        raise
+    except asyncio.CancelledError:
+        threading.Thread(target=cancel_if_interrupted, args=(handle, context.prompt_id), daemon=True).start()
+        raise
+    finally:
+        siblings.discard(handle)
+        if not siblings:
+            _running.pop(context.prompt_id, None)
+
+
+def cancel_if_interrupted(handle: Handle, prompt_id: str) -> None:
+    """ComfyUI ends waiting nodes alike on Cancel and when another node fails; only its history says which it was.
+
+    After a failure the job goes on: what it makes is filed, and the next run takes it instead of paying again.
+    """
+    deadline = time.monotonic() + HISTORY_DEADLINE
+    while time.monotonic() < deadline and not handle.done():
+        entry = PromptServer.instance.prompt_queue.get_history(prompt_id=prompt_id).get(prompt_id)
+        if entry:
+            if any(message[0] == "execution_interrupted" for message in entry["status"]["messages"]):
+                handle.cancel()
+            return
+        time.sleep(LOOK / 2)
+
+
+async def show(progress, node_id: str) -> None:
+    server = PromptServer.instance
+    server.send_progress_text(progress.text, node_id, server.client_id)
+    if progress.fraction is not None:
+        await ComfyAPI.Execution().set_progress(progress.fraction, 1.0, node_id=node_id)

@@ -1,0 +1,46 @@
+"""ComfyUI's IMAGE to an encoded PNG and back."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy
+import torch
+from PIL import Image, ImageOps
+
+from ..providers._contract import Picture, RequestRefused
+
+
+def to_png(image: torch.Tensor) -> bytes:
+    """[1,H,W,3 or 4] in 0..1 → PNG in RGB. What is transparent becomes white, as no provider keeps it."""
+    if image.ndim != 4 or image.shape[0] != 1:
+        raise RequestRefused(
+            f"image is a batch of {len(image)}; a provider takes one: pick it with ImageFromBatch. Nothing was paid."
+        )
+    if not bool(torch.isfinite(image).all()):
+        raise RequestRefused("image has pixels that are not finite numbers. Nothing was sent, nothing was paid.")
+    pixels = (image[0].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    picture = Image.fromarray(pixels)
+    if picture.mode == "RGBA":
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    encoded = io.BytesIO()
+    picture.save(encoded, "PNG", compress_level=1)
+    return encoded.getvalue()
+
+
+def to_batch(pictures: Sequence[Picture]) -> torch.Tensor:
+    """[B,H,W,3]. Pictures of several sizes stand in the middle of the largest, on black: nothing is resampled."""
+    decoded = [decode(picture) for picture in pictures]
+    height, width = (max(picture.shape[side] for picture in decoded) for side in (0, 1))
+    batch = torch.zeros([len(decoded), height, width, 3])
+    for place, pixels in zip(batch, decoded, strict=True):
+        top, left = (height - pixels.shape[0]) // 2, (width - pixels.shape[1]) // 2
+        place[top : top + pixels.shape[0], left : left + pixels.shape[1]] = torch.from_numpy(pixels)
+    return batch.div_(255)
+
+
+def decode(picture: Picture) -> numpy.ndarray:
+    """[H,W,3] in 0..255, upright."""
+    with Image.open(picture.path) as opened:
+        return numpy.array(ImageOps.exif_transpose(opened).convert("RGB"))

@@ -1,0 +1,183 @@
+"""What the page asks the server: which keys are set, what a run would cost, which jobs wait. No answer holds a key."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from dataclasses import asdict
+from urllib.parse import urlsplit
+
+from aiohttp import web
+from server import PromptServer
+
+from ..providers import _settings, providers
+from ..providers._contract import ProviderError
+from . import desk, inputs
+
+REMOTE_KEYS = "FLUX_KREA_ALLOW_REMOTE_KEYS"  # the operator's word that keys may be set from other machines
+
+
+def register() -> None:
+    """Called once, when ComfyUI loads the pack. There is no server when a tool imports the nodes."""
+    if getattr(PromptServer, "instance", None) is None:
+        return
+    routes = PromptServer.instance.routes
+    routes.get("/flux_krea/providers")(provider_tables)
+    routes.get("/flux_krea/keys")(key_states)
+    routes.post("/flux_krea/keys")(guarded(set_key))
+    routes.post("/flux_krea/keys/remove")(guarded(remove_key))
+    routes.post("/flux_krea/keys/test")(guarded(test_key))
+    routes.post("/flux_krea/estimate")(guarded(estimate, local_only=False))
+    routes.get("/flux_krea/waiting")(waiting_jobs)
+
+
+# ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def provider_tables(request: web.Request) -> web.Response:
+    """Each provider's own words for the widgets: the page shows only what the chosen one knows."""
+    return web.json_response(
+        {
+            name: {
+                "label": provider.label,
+                "key_variable": provider.key_variable,
+                "key_page": provider.key_page,
+                "max_images": provider.max_images,
+                "modes": {
+                    mode: {field: asdict(parameter) for field, parameter in table.items()}
+                    for mode, table in provider.parameters.items()
+                },
+            }
+            for name, provider in providers().items()
+        }
+    )
+
+
+async def key_states(request: web.Request) -> web.Response:
+    """Where each key comes from: environment, file or missing."""
+    keys = desk.jobs().keys
+    return web.json_response({name: keys.state(name) for name in providers()})
+
+
+async def waiting_jobs(request: web.Request) -> web.Response:
+    """Jobs that were paid, or perhaps paid, and not collected."""
+    rows = await asyncio.to_thread(desk.jobs().pending)
+    return web.json_response(
+        [
+            {
+                "ticket": f"{row.provider}/{row.hash}",
+                "provider": row.provider,
+                "state": row.state,
+                "prompt": row.request.get("prompt", ""),
+                "seed": row.request.get("seed"),
+            }
+            for row in rows
+        ]
+    )
+
+
+# ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def set_key(body: dict) -> dict:
+    name, key = known_provider(body), body.get("key")
+    if not isinstance(key, str):
+        raise web.HTTPBadRequest(text="key must be a text.")
+    await asyncio.to_thread(desk.jobs().keys.set, name, key)
+    return {"state": desk.jobs().keys.state(name)}
+
+
+async def remove_key(body: dict) -> dict:
+    name = known_provider(body)
+    await asyncio.to_thread(desk.jobs().keys.remove, name)
+    return {"state": desk.jobs().keys.state(name)}
+
+
+async def test_key(body: dict) -> dict:
+    """Asks the provider, for nothing, in a thread: a slow provider must not hold up ComfyUI."""
+    name = known_provider(body)
+    await asyncio.to_thread(desk.jobs().test_key, name)
+    return {"works": True}
+
+
+async def estimate(body: dict) -> dict:
+    """What a run with these widget values would cost, as the node would send it."""
+    name, has_image, values = body.get("provider"), body.get("has_image"), body.get("values")
+    if not isinstance(values, dict):
+        raise web.HTTPBadRequest(text="values must be an object with the node's widgets.")
+    try:
+        request = inputs.request_of(**values, image=inputs.BLANK_IMAGE if has_image else None)
+    except (TypeError, ValueError) as problem:
+        raise web.HTTPBadRequest(text=f"The values are not those of API Krea: {problem}") from None
+    return await asyncio.to_thread(priced, name, request)
+
+
+def priced(name: str, request) -> dict:
+    jobs = desk.jobs()
+    chosen = jobs.choose(request)[0] if name == inputs.AUTO else name
+    known = jobs.estimate(chosen, request)
+    plan = providers()[chosen].plan(request) if chosen in providers() else None
+    return {"provider": chosen, "usd": known.usd, "note": known.note, "size": plan and plan.size}
+
+
+def known_provider(body: dict) -> str:
+    name = body.get("provider")
+    if name not in providers():
+        raise web.HTTPBadRequest(text=f"There is no provider {name!r}; there are {', '.join(providers())}.")
+    return name
+
+
+# ── who may write ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def guarded(action, local_only: bool = True):
+    """A route that takes JSON from this very page only; keys only from this very machine. Answers errors as sentences."""
+
+    async def handler(request: web.Request) -> web.Response:
+        refuse_foreign_pages(request)
+        if local_only:
+            refuse_other_machines(request)
+        try:
+            body = await request.json()
+        except ValueError:
+            raise web.HTTPBadRequest(text="The body is not JSON.") from None
+        if not isinstance(body, dict):
+            raise web.HTTPBadRequest(text="The body must be a JSON object.")
+        try:
+            return web.json_response(await action(body))
+        except ProviderError as problem:
+            return web.json_response({"error": desk.jobs().keys.redacted(str(problem))}, status=422)
+
+    return handler
+
+
+def refuse_foreign_pages(request: web.Request) -> None:
+    """A page elsewhere cannot send JSON without asking first, and says where it comes from."""
+    if request.content_type != "application/json":
+        raise web.HTTPUnsupportedMediaType(text="Send application/json.")
+    origin = request.headers.get("Origin")
+    if origin is not None and urlsplit(origin).netloc != request.host:
+        raise web.HTTPForbidden(text="This page may not write here.")
+    if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
+        raise web.HTTPForbidden(text="This page may not write here.")
+
+
+def refuse_other_machines(request: web.Request) -> None:
+    """By the address and by the name: a name that an attacker points at this machine is not this machine's."""
+    if _settings.variable(REMOTE_KEYS) == "1":
+        return
+    host = urlsplit(f"//{request.host}").hostname or ""
+    if not (is_loopback(host) and is_loopback(request.remote or "")):
+        raise web.HTTPForbidden(
+            text=f"Keys are set on the machine that runs ComfyUI, at http://127.0.0.1, or in its environment. "
+            f"{REMOTE_KEYS}=1 in the server's environment allows it from here."
+        )
+
+
+def is_loopback(address: str) -> bool:
+    if address == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False

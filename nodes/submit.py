@@ -1,0 +1,43 @@
+"""API Krea Submit: sends the job and lets the queue go on; API Krea Collect fetches the pictures."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from .api import purse_of
+from .remote import desk, inputs
+
+
+class FluxKreaSubmit(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="FluxKreaSubmit",
+            display_name="API Krea Submit",
+            category="FLUX Krea",
+            description="Sends the job to the provider and does not wait. The ticket collects the pictures later, in any "
+            "workflow, also after a restart.",
+            inputs=inputs.generation_inputs(),
+            outputs=[io.String.Output(display_name="ticket", tooltip="For API Krea Collect. It is no secret.")],
+            hidden=[io.Hidden.prompt],
+            is_output_node=True,
+            not_idempotent=True,
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, seed=0, **_):
+        return float("nan") if seed == inputs.RANDOM_SEED else ""
+
+    @classmethod
+    def execute(cls, provider, max_cost_usd, reuse, **values):
+        handle = desk.jobs().start(
+            provider,
+            inputs.request_of(**values),
+            max_cost_usd=inputs.limit_of(max_cost_usd),
+            purse=purse_of(cls.hidden.prompt, values["seed"]),
+            reuse=reuse,
+        )
+        return io.NodeOutput(handle.ticket, ui={"text": (handle.ticket,)})
+
+
+NODES = [FluxKreaSubmit]

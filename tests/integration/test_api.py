@@ -1,0 +1,205 @@
+"""API Krea in a real ComfyUI, against the five stand-ins: every provider, every mode, the right picture, flags and seed."""
+
+import json
+import threading
+import time
+
+import pytest
+from comfyui import ComfyUIError
+from graphs import Graph
+from PIL import Image
+from standins import expected_pixel
+
+PROVIDERS = ("fal", "replicate", "lumenfall", "core_today", "one_min")
+MODES = [(name, mode) for name in PROVIDERS for mode in ("text", "image")] + [("fal", "redux")]
+PROMPT = "a red fox in the snow"
+
+
+@pytest.fixture(autouse=True)
+def quick(standins):
+    for standin in standins.values():
+        standin.set(job_seconds=0.2, queue_seconds=0)
+
+
+def api(graph: Graph, provider: str, **changes) -> str:
+    """API Krea, with values that every provider takes."""
+    values = {
+        "provider": provider, "prompt": PROMPT, "image_use": "image to image", "strength": 0.8, "width": 512,
+        "height": 512, "steps": 12, "guidance": 4.0, "seed": 41, "images": 1, "acceleration": "none",
+        "safety_checker": True, "output_format": "png", "quality": 90, "max_cost_usd": -1.0, "reuse": True, "extra": "",
+    }  # fmt: skip
+    return graph.add(graph.api_class, **{**values, **changes})
+
+
+class ApiGraph(Graph):
+    api_class = "FluxKreaAPI"
+
+    def shown(self, node: str) -> str:
+        return self.add("SaveImage", images=[node, 0], filename_prefix="api")
+
+
+def run_one(comfyui, provider: str, **changes):
+    graph = ApiGraph()
+    node = api(graph, provider, **changes)
+    saved = graph.shown(node)
+    history = comfyui.run(graph)
+    report = json.loads(history["outputs"][node]["text"][0])
+    files = [comfyui.base / "output" / image["filename"] for image in history["outputs"][saved]["images"]]
+    return report, files
+
+
+def jobs_paid(standins) -> int:
+    return sum(standin.state()["billed"] for standin in standins.values())
+
+
+@pytest.mark.parametrize("provider, mode", MODES)
+def test_each_provider_delivers_the_right_picture_flags_and_seed(comfyui, standins, provider, mode):
+    seed = 1000 + MODES.index((provider, mode))
+    changes = {"seed": seed}
+    graph = ApiGraph()
+    if mode != "text":
+        changes["image"] = [graph.add("LoadImage", image="example.png"), 0]
+    if mode == "redux":
+        changes |= {"image_use": "redux", "prompt": ""}
+    node = api(graph, provider, **changes)
+    saved = graph.shown(node)
+
+    history = comfyui.run(graph)
+
+    report = json.loads(history["outputs"][node]["text"][0])
+    (image,) = history["outputs"][saved]["images"]
+    with Image.open(comfyui.base / "output" / image["filename"]) as picture:
+        size, pixel = picture.size, picture.convert("RGB").getpixel((picture.width // 2, picture.height // 2))
+    assert report["provider"] == provider
+    assert report["seed"] == seed
+    assert report["pictures"] == [{"width": size[0], "height": size[1]}]
+    assert report["has_nsfw_concepts"] == [None if provider in ("lumenfall", "core_today", "one_min") else False]
+    wanted = expected_pixel("" if mode == "redux" else PROMPT, seed, 0)
+    assert max(abs(a - b) for a, b in zip(pixel, wanted, strict=True)) <= 6, (pixel, wanted)
+    assert jobs_paid(standins) == 1
+
+
+def test_the_same_run_again_takes_the_picture_from_disk(comfyui, standins):
+    run_one(comfyui, "fal", seed=51)
+    report, files = run_one(comfyui, "fal", seed=51, max_cost_usd=0.5)  # another input, so that ComfyUI runs it again
+    assert report["already_paid_pictures"] == 1 and files[0].exists()
+    assert jobs_paid(standins) == 1
+
+
+def test_sixteen_images_at_one_provider_are_several_calls_with_consecutive_seeds(comfyui, standins):
+    report, files = run_one(comfyui, "replicate", seed=61, images=6)
+    assert len(files) == 6 and len(report["has_nsfw_concepts"]) == 6
+    assert jobs_paid(standins) == 2
+
+
+def test_auto_goes_on_only_where_the_first_did_not_accept(comfyui, standins):
+    for name in ("fal", "replicate"):
+        standins[name].fault("submit", "status", None, status=402)
+    report, _ = run_one(comfyui, "auto", seed=71)
+    assert report["provider"] not in ("fal", "replicate")
+    assert jobs_paid(standins) == 1
+
+
+def test_a_random_seed_is_drawn_shown_and_different_each_time(comfyui, standins):
+    first, _ = run_one(comfyui, "fal", seed=-1)
+    second, _ = run_one(comfyui, "fal", seed=-1)
+    assert first["seed"] != second["seed"] and min(first["seed"], second["seed"]) > 0
+    assert jobs_paid(standins) == 2
+
+
+def test_a_budget_holds_under_parallel_nodes(comfyui, standins):
+    graph = ApiGraph()
+    for seed in range(8):
+        graph.shown(api(graph, "replicate", seed=81 + seed, max_cost_usd=0.05))
+    with pytest.raises(ComfyUIError, match="max_cost_usd|0.05"):
+        comfyui.run(graph)
+    time.sleep(1.0)
+    assert jobs_paid(standins) == 2
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_cancel_frees_comfyui_at_once_and_stops_what_can_be_stopped(comfyui, standins, provider):
+    standins[provider].set(job_seconds=20)
+    graph = ApiGraph()
+    for seed in (91, 92):
+        graph.shown(api(graph, provider, seed=seed))
+    pressed = []
+
+    def press_later():
+        time.sleep(1.5)
+        pressed.append(time.monotonic())
+        comfyui.post("/interrupt", {})
+
+    threading.Thread(target=press_later).start()
+    with pytest.raises(ComfyUIError, match="interrupted"):
+        comfyui.run(graph)
+    assert time.monotonic() - pressed[0] < 2
+    if provider in ("fal", "replicate", "core_today"):
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline and len(standins[provider].state()["cancels"]) < 2:
+            time.sleep(0.05)
+        assert len(standins[provider].state()["cancels"]) == 2
+
+
+def test_a_failing_sibling_costs_nothing(comfyui, standins):
+    standins["fal"].set(job_seconds=1.5)
+    standins["fal"].fault("submit", "status", 1, status=422, prompt="forbidden")
+
+    def graph_with(prompt: str) -> ApiGraph:
+        graph = ApiGraph()
+        for seed in (101, 102, 103):
+            graph.shown(api(graph, "fal", seed=seed))
+        graph.shown(api(graph, "fal", seed=104, prompt=prompt))
+        return graph
+
+    with pytest.raises(ComfyUIError):
+        comfyui.run(graph_with("forbidden"))
+    history = comfyui.run(graph_with("allowed"))
+    assert len(comfyui.pictures(history)) == 4
+    assert jobs_paid(standins) == 4
+
+
+def test_submit_lets_the_queue_go_on_and_collect_fetches_it_later(comfyui, standins):
+    standins["fal"].set(job_seconds=1.0)
+    submitted = ApiGraph()
+    submitted.api_class = "FluxKreaSubmit"
+    node = api(submitted, "fal", seed=111)
+    (ticket,) = comfyui.run(submitted)["outputs"][node]["text"]
+
+    collected = Graph()
+    node = collected.add("FluxKreaCollect", ticket=ticket)
+    collected.add("SaveImage", images=[node, 0], filename_prefix="api")
+    history = comfyui.run(collected)
+    assert json.loads(history["outputs"][node]["text"][0])["seed"] == 111
+    assert jobs_paid(standins) == 1
+
+
+def test_safety_check_takes_the_report_and_flags_what_the_provider_did_not_check(comfyui, standins):
+    report, _ = run_one(comfyui, "one_min", seed=121)
+    assert report["has_nsfw_concepts"] == [None]
+
+
+BAD = {
+    "redux away from fal": ("replicate", {"image_use": "redux", "with_image": True}, "Redux"),
+    "extra that is no JSON": ("fal", {"extra": "go_fast: no"}, "extra is not JSON"),
+    "a prompt too long for Lumenfall": (
+        "lumenfall",
+        {"prompt": "x" * 1001},
+        "1001 characters, and Lumenfall takes 1000",
+    ),
+    "no prompt": ("fal", {"prompt": " "}, "prompt"),
+    "an unknown provider": ("midjourney", {}, "midjourney"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_cannot_be_done_is_said_before_anything_is_sent(comfyui, standins, case):
+    provider, changes, sentence = BAD[case]
+    changes = dict(changes)
+    graph = ApiGraph()
+    if changes.pop("with_image", False):
+        changes["image"] = [graph.add("LoadImage", image="example.png"), 0]
+    graph.shown(api(graph, provider, **changes))
+    with pytest.raises(ComfyUIError, match=sentence):
+        comfyui.run(graph)
+    assert jobs_paid(standins) == 0

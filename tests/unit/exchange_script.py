@@ -1,0 +1,82 @@
+"""Plays an exchange against scripted answers, and what every provider answers on a good day."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from flux_krea.nodes.providers._contract import (
+    IMAGE_TO_IMAGE,
+    Accepted,
+    Answer,
+    GenerationRequest,
+)
+
+PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + (64).to_bytes(4, "big") * 2
+TEXT = GenerationRequest("a fox", seed=7)
+IMAGE = replace(TEXT, mode=IMAGE_TO_IMAGE, image=PNG)
+
+
+def reply(body, status=200, **headers):
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return Answer(status, {key.replace("_", "-"): value for key, value in headers.items()}, raw)
+
+
+def drive(exchange, *answers):
+    """Plays an exchange to its end. The last answer is repeated for as long as the exchange asks."""
+    calls, accepted, script = [], [], list(answers)
+    try:
+        step = next(exchange)
+        while len(calls) < 2000:
+            if isinstance(step, Accepted):
+                accepted.append(json.loads(json.dumps(step.job)))
+                step = exchange.send(None)
+            else:
+                calls.append(step)
+                step = exchange.send(script.pop(0) if len(script) > 1 else script[0])
+    except StopIteration as end:
+        return calls, accepted, end.value
+    raise AssertionError("the exchange does not end")
+
+
+def failing(kind, exchange, *answers):
+    with pytest.raises(kind) as caught:
+        drive(exchange, *answers)
+    assert type(caught.value) is kind
+    return caught.value
+
+
+ID = "abc-123"
+QUEUE = f"https://queue.fal.run/fal-ai/flux/requests/{ID}"
+FAL_SUBMITTED = reply(
+    {"request_id": ID, "status_url": f"{QUEUE}/status", "response_url": QUEUE, "cancel_url": f"{QUEUE}/cancel"}
+)
+FAL_DONE = reply({"status": "COMPLETED", "logs": None})
+FAL_RESULT = {"images": [{"url": "https://v3.fal.media/a.png"}], "seed": 99, "has_nsfw_concepts": [False]}
+PREDICTION = "https://api.replicate.com/v1/predictions/abc-123"
+REPLICATE_CREATED = reply({"id": ID, "status": "starting", "output": None}, 201)
+REPLICATE_DONE = {"status": "succeeded", "output": ["https://replicate.delivery/a.png"], "logs": "Using seed: 5\n"}
+CORE_CREATED = reply({"job_id": ID, "status": "pending"})
+CORE_DONE = {"status": "completed", "result": "https://replicate.delivery/a.png"}
+LUMENFALL_DONE = {"id": "req_1", "data": [{"url": "https://media.lumenfall.ai/a.png"}], "metadata": {"cost": 0.03}}
+ONE_MIN_RECORD = {
+    "uuid": "u-1",
+    "userName": "Somebody",
+    "status": "SUCCESS",
+    "temporaryUrl": "https://s3.us-east-1.amazonaws.com/asset.1min.ai/x.undefined?sig=1",
+    "aiRecordDetail": {"resultObject": ["development/images/x.undefined"]},
+}
+ONE_MIN_DONE = {"aiRecord": ONE_MIN_RECORD}
+GOOD = {
+    "fal": (FAL_SUBMITTED, FAL_DONE, reply(FAL_RESULT)),
+    "replicate": (REPLICATE_CREATED, reply(REPLICATE_DONE)),
+    "core_today": (CORE_CREATED, reply(CORE_DONE)),
+    "lumenfall": (reply(LUMENFALL_DONE),),
+    "one_min": (reply(ONE_MIN_DONE),),
+}
+PICTURE = {
+    "fal": "https://v3.fal.media/a.png",
+    "replicate": "https://replicate.delivery/a.png",
+    "core_today": "https://replicate.delivery/a.png",
+    "lumenfall": "https://media.lumenfall.ai/a.png",
+    "one_min": ONE_MIN_RECORD["temporaryUrl"],
+}

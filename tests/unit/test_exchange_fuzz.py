@@ -1,0 +1,111 @@
+"""Whatever a provider answers, an exchange ends with a delivery or a ProviderError, in a bounded number of calls."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from flux_krea.nodes.providers import providers
+from flux_krea.nodes.providers._answers import own_url
+from flux_krea.nodes.providers._contract import IMAGE_TO_IMAGE, Accepted, Answer, GenerationRequest, ProviderError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+MOST_CALLS = 1000
+PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + (64).to_bytes(4, "big") * 2
+TEXT = GenerationRequest("a fox", images=1)
+IMAGE = replace(TEXT, mode=IMAGE_TO_IMAGE, image=PNG)
+
+KEYS = st.sampled_from(
+    "id job_id request_id status_url response_url cancel_url status error error_type detail message loc msg logs "
+    "queue_position images url has_nsfw_concepts seed output result public_url completed_at data_removed urls get data "
+    "b64_json metadata cost aiRecord aiRecordDetail resultObject temporaryUrl fileContent path uuid retry_after items "
+    "json_input results input model code".split()
+)
+TEXTS = st.sampled_from(
+    "abc-123 ../x IN_QUEUE IN_PROGRESS COMPLETED starting processing succeeded failed canceled aborted pending "
+    "completed cancelled SUCCESS FAILED NSFW https://x.example/a.png https://queue.fal.run/a http://[ data:image/png, "
+    "CONTENT_POLICY_VIOLATION black-forest-labs/flux-krea-dev".split()
+) | st.text(max_size=8)
+NUMBERS = st.integers() | st.floats() | st.just(10**400)
+LEAVES = st.none() | st.booleans() | NUMBERS | TEXTS
+JSON = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS | st.text(max_size=4), inner, max_size=6),
+    max_leaves=12,
+)
+OBJECTS = st.dictionaries(KEYS, JSON, max_size=8)
+BODIES = (
+    (OBJECTS | JSON).map(lambda value: json.dumps(value).encode())
+    | st.binary(max_size=20)
+    | st.sampled_from(
+        [b"[" * 100_000, b'{"detail":' + b"[" * 900 + b"]" * 900 + b"}", b"1" * 5000, b"null", b"\xff\xfe"]
+    )
+)
+HEADERS = st.dictionaries(
+    st.sampled_from(["retry-after", "x-fal-error-type", "x-fal-billable-units"]),
+    st.sampled_from(["nan", "-1", "1e999", "soon", "3", ""]),
+    max_size=2,
+)
+ANSWERS = st.builds(
+    Answer, st.sampled_from([200, 200, 200, 201, 202, 302, 400, 401, 404, 422, 429, 500, 503]), HEADERS, BODIES
+)
+# Answers that bring an exchange past its first call, so that the arbitrary ones meet what comes later.
+OPENINGS = st.sampled_from(
+    [
+        [],
+        [{"request_id": "a", "id": "a", "job_id": "a", "urls": {"get": "https://api.replicate.com/v1/files/a"}}],
+        [{"request_id": "a"}, {"status": "COMPLETED"}],
+        [{"fileContent": {"path": "a"}, "urls": {"get": "https://api.replicate.com/v1/files/a"}}, {"id": "a"}],
+    ]
+).map(lambda bodies: [Answer(200, {}, json.dumps(body).encode()) for body in bodies])
+
+
+def play(exchange, answers, hosts):
+    """(calls, jobs, delivery or None). The last answer is repeated for ever."""
+    calls, jobs, script = [], [], list(answers)
+    try:
+        step = next(exchange)
+        while len(calls) < MOST_CALLS:
+            if isinstance(step, Accepted):
+                jobs.append(json.loads(json.dumps(step.job)))
+                step = exchange.send(None)
+                continue
+            calls.append(step)
+            assert own_url(step.url, hosts) and (step.cancel is None or own_url(step.cancel.url, hosts))
+            step = exchange.send(script.pop(0) if len(script) > 1 else script[0])
+    except ProviderError as error:
+        assert error.paid in (True, False, None) and len(str(error)) < 1000
+        return calls, jobs, None
+    except StopIteration as end:
+        return calls, jobs, end.value
+    raise AssertionError(f"more than {MOST_CALLS} calls")
+
+
+@pytest.mark.parametrize("name", list(providers()))
+@settings(max_examples=120, deadline=None, derandomize=True)
+@given(opening=OPENINGS, answers=st.lists(ANSWERS, min_size=1, max_size=4), request_=st.sampled_from([TEXT, IMAGE]))
+def test_any_answers_end_in_a_delivery_or_a_provider_error(name, opening, answers, request_):
+    provider = providers()[name]
+    calls, jobs, delivery = play(provider.exchange(request_), [*opening, *answers], provider.hosts)
+    assert sum(call.paid for call in calls) <= 1 and len(jobs) <= 1
+    if delivery:
+        assert len(jobs) == 1 and len(delivery.pictures) == len(delivery.flags) == 1
+        assert all(flag in (True, False, None) for flag in delivery.flags)
+
+
+@pytest.mark.parametrize("name", list(providers()))
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(job=OBJECTS, answers=st.lists(ANSWERS, min_size=1, max_size=4))
+def test_any_saved_job_ends_too_and_pays_nothing(name, job, answers):
+    provider = providers()[name]
+    calls, jobs, _ = play(provider.exchange(TEXT, job), answers, provider.hosts)
+    assert not any(call.paid for call in calls) and jobs == []
+
+
+@pytest.mark.parametrize("name", ["fal", "replicate"])
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(answers=st.lists(ANSWERS, min_size=1, max_size=4))
+def test_any_history_reconciles_to_a_job_or_to_none(name, answers):
+    provider = providers()[name]
+    calls, _, job = play(provider.reconcile(TEXT, 1_790_000_000.0), answers, provider.hosts)
+    assert len(calls) <= 1 and not any(call.paid for call in calls) and (job is None or isinstance(job, dict))

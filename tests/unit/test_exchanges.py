@@ -1,0 +1,324 @@
+"""How providers are talked to: scripted answers in, the calls and the outcome compared. Nothing is sent."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from exchange_script import (
+    FAL_DONE,
+    FAL_RESULT,
+    FAL_SUBMITTED,
+    GOOD,
+    ID,
+    IMAGE,
+    ONE_MIN_DONE,
+    ONE_MIN_RECORD,
+    PICTURE,
+    PNG,
+    PREDICTION,
+    QUEUE,
+    REPLICATE_CREATED,
+    REPLICATE_DONE,
+    TEXT,
+    drive,
+    failing,
+    reply,
+)
+from flux_krea.nodes.providers import core_today, fal, lumenfall, one_min, providers, replicate
+from flux_krea.nodes.providers._answers import error_text, own_url, picture_urls
+from flux_krea.nodes.providers._contract import (
+    BadAnswer,
+    BalanceTooLow,
+    Call,
+    ContentRefused,
+    KeyRefused,
+    RateLimited,
+    RequestRefused,
+    Unavailable,
+    UnknownOutcome,
+)
+
+ALL = pytest.mark.parametrize("name", list(providers()))
+
+
+@ALL
+def test_a_run_pays_once_is_accepted_once_and_delivers(name):
+    provider = providers()[name]
+    calls, accepted, delivery = drive(provider.exchange(TEXT), *GOOD[name])
+    assert [call.paid for call in calls].count(True) == 1 and calls[0].paid
+    assert len(accepted) == 1 and len(json.dumps(accepted)) < 500
+    assert delivery.pictures == (PICTURE[name],) and len(delivery.flags) == 1 and delivery.withheld == 0
+    assert all(own_url(call.url, provider.hosts) for call in calls)
+    assert isinstance(delivery.seed, int)
+
+
+@ALL
+def test_a_saved_job_is_resumed_without_a_paid_call(name):
+    provider = providers()[name]
+    _, accepted, first = drive(provider.exchange(TEXT), *GOOD[name])
+    calls, again, second = drive(provider.exchange(TEXT, accepted[0]), *(GOOD[name][1:] or [reply({})]))
+    assert second == first and again == [] and not any(call.paid for call in calls)
+
+
+@ALL
+def test_a_damaged_saved_job_is_an_error_and_sends_nothing(name):
+    for job in ({}, {"id": "../../x", "request_id": "a/b", "pictures": [5]}):
+        error = failing(BadAnswer, providers()[name].exchange(TEXT, job), reply({}))
+        assert error.paid is True
+
+
+def test_waiting_can_be_cancelled_at_the_provider():
+    cancels = {}
+    for name in ("fal", "replicate", "core_today"):
+        calls, _, _ = drive(providers()[name].exchange(TEXT), *GOOD[name])
+        cancels[name] = (calls[1].cancel.method, calls[1].cancel.url)
+    assert cancels == {
+        "fal": ("PUT", f"{QUEUE}/cancel"),
+        "replicate": ("POST", f"{PREDICTION}/cancel"),
+        "core_today": ("DELETE", "https://api.core.today/v1/predictions/abc-123"),
+    }
+
+
+def test_a_job_at_1min_keeps_no_name_and_no_account():
+    _, accepted, _ = drive(one_min.exchange(TEXT), reply(ONE_MIN_DONE, 201))
+    assert accepted == [{"pictures": [ONE_MIN_RECORD["temporaryUrl"]], "id": "u-1"}]
+
+
+# ---- images on their way in
+
+
+def test_fal_gets_the_image_as_a_data_uri():
+    calls, _, _ = drive(fal.exchange(IMAGE), *GOOD["fal"])
+    assert calls[0].json["image_url"].startswith("data:image/png;base64,iVBORw0KGgo")
+    assert "image_size" not in calls[0].json
+
+
+def test_replicate_gets_the_image_as_a_file_first():
+    uploaded = reply({"urls": {"get": "https://api.replicate.com/v1/files/f1"}}, 201)
+    calls, _, _ = drive(replicate.exchange(IMAGE), uploaded, *GOOD["replicate"])
+    assert (calls[0].url, calls[0].paid, calls[0].files[0].name) == (f"{replicate.API}/files", False, "content")
+    assert calls[1].json["input"]["image"] == "https://api.replicate.com/v1/files/f1" and calls[1].paid
+
+
+def test_replicate_is_never_sent_to_a_foreign_file():
+    answer = reply({"urls": {"get": "https://evil.example/f1"}}, 201)
+    assert failing(BadAnswer, replicate.exchange(IMAGE), answer).paid is False
+
+
+def test_core_today_gets_the_image_with_the_paid_call():
+    calls, _, _ = drive(core_today.exchange(IMAGE), *GOOD["core_today"])
+    assert (calls[0].url, calls[0].files[0].name) == (f"{core_today.API}/predictions/upload", "file:image")
+    assert json.loads(calls[0].form["input"])["prompt"] == "a fox" and calls[0].form["model"] == replicate.MODEL
+
+
+def test_lumenfall_gets_a_form_of_texts():
+    calls, _, _ = drive(lumenfall.exchange(replace(IMAGE, extra={"sync_mode": True})), *GOOD["lumenfall"])
+    assert calls[0].url.endswith("/openai/v1/images/edits") and calls[0].json is None
+    assert calls[0].files[0].name == "image" and calls[0].files[0].content == PNG
+    assert calls[0].form["num_inference_steps"] == "28" and calls[0].form["sync_mode"] == "true"
+
+
+def test_1min_gets_the_path_of_an_asset():
+    asset = reply({"asset": {"location": "s3://x"}, "fileContent": {"path": "images/x.png"}})
+    calls, _, _ = drive(one_min.exchange(IMAGE), asset, *GOOD["one_min"])
+    assert (calls[0].files[0].name, calls[0].files[0].filename) == ("asset", "image.png")
+    assert calls[1].json["promptObject"]["image_prompt"] == "images/x.png"
+    assert failing(BadAnswer, one_min.exchange(IMAGE), reply({"asset": {}})).paid is False
+
+
+@pytest.mark.parametrize("module", [replicate, one_min])
+def test_a_refused_upload_ends_before_anything_is_paid(module):
+    assert failing(KeyRefused, module.exchange(IMAGE), reply({"detail": "no"}, 401)).paid is False
+    assert failing(Unavailable, module.exchange(IMAGE), reply({"detail": "no"}, 503)).paid is False
+
+
+# ---- progress, logs, pauses
+
+
+def test_fal_tells_queue_place_and_each_log_line_once():
+    def running(*lines):
+        return reply({"status": "IN_PROGRESS", "logs": [{"message": line} for line in lines]}, 202)
+
+    script = (
+        FAL_SUBMITTED,
+        reply({"status": "IN_QUEUE", "queue_position": 2}, 202),
+        reply({"status": "IN_QUEUE"}, 202),
+        running("one"),
+        running("one", "two"),
+        reply({"status": "IN_PROGRESS", "logs": None}, 202),
+        FAL_DONE,
+        reply(FAL_RESULT),
+    )
+    calls, _, _ = drive(fal.exchange(TEXT), *script)
+    assert [call.progress.text for call in calls[2:4]] == ["In fal's queue, 2 ahead", "In fal's queue"]
+    assert [call.progress.logs for call in calls[4:7]] == [("one",), ("two",), ()]
+    assert calls[1].url == f"{QUEUE}/status?logs=1" and calls[-1].url == QUEUE
+
+
+def test_replicate_reads_the_progress_bar():
+    bar = "Using seed: 7\n 10%|#         | 3/28\n 54%|#####     | 15/28\n"
+    running = reply({"status": "processing", "output": None, "logs": bar})
+    calls, _, delivery = drive(replicate.exchange(TEXT), REPLICATE_CREATED, running, reply(REPLICATE_DONE))
+    assert calls[2].progress.fraction == 0.54 and len(calls[2].progress.logs) == 3
+    assert delivery.seed == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "waiting"),
+    [("fal", {"status": "IN_QUEUE"}), ("replicate", {"status": "starting"}), ("core_today", {"status": "brand new"})],
+)
+def test_polls_slow_down_and_end_after_half_an_hour(name, waiting):
+    calls = []
+    exchange = providers()[name].exchange(TEXT, {"id": ID, "request_id": ID})
+    with pytest.raises(UnknownOutcome, match="30 minutes.*run again") as error:
+        call = next(exchange)
+        while True:
+            calls.append(call)
+            call = exchange.send(reply(waiting))
+    delays = [call.delay for call in calls]
+    assert error.value.paid is True
+    assert 0.25 <= delays[0] <= 0.5 and all(delay >= 1 for delay in delays[6:]) and 1790 < sum(delays) < 1810
+
+
+@pytest.mark.parametrize("name", ["fal", "replicate", "core_today"])
+@pytest.mark.parametrize("fault", [reply(b"<html>", 502), reply(b"{", 200), reply({}, 500), reply({"x": 1}, 429)])
+def test_a_passing_fault_on_a_poll_loses_nothing(name, fault):
+    first, *rest = GOOD[name]
+    _, _, delivery = drive(providers()[name].exchange(TEXT), first, fault, fault, *rest)
+    assert delivery.pictures == (PICTURE[name],)
+
+
+@pytest.mark.parametrize("name", ["fal", "replicate", "core_today"])
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (reply(b"<html>", 502), Unavailable),
+        (reply([1, 2]), BadAnswer),
+        (reply({"detail": "slow down"}, 429, retry_after="7"), RateLimited),
+        (reply({"detail": "who?"}, 401), KeyRefused),
+        (reply({"detail": "gone"}, 404), UnknownOutcome),
+    ],
+)
+def test_a_lasting_fault_on_a_poll_ends_and_says_that_the_job_is_paid(name, fault, kind):
+    assert failing(kind, providers()[name].exchange(TEXT), GOOD[name][0], fault).paid is True
+
+
+# ---- refusals
+
+
+@ALL
+@pytest.mark.parametrize(
+    ("answer", "kind", "paid"),
+    [
+        (reply({"detail": "Unauthenticated"}, 401), KeyRefused, False),
+        (reply({"error": {"message": "no"}}, 402), BalanceTooLow, False),
+        (reply({"detail": "forbidden"}, 403), KeyRefused, False),
+        (reply({"detail": "User is locked. Reason: Exhausted balance."}, 403), BalanceTooLow, False),
+        (reply({"detail": [{"loc": ["body", "steps"], "msg": "too many"}]}, 422), RequestRefused, False),
+        (reply({"detail": "NSFW content"}, 422), ContentRefused, False),
+        (reply({"detail": "throttled", "retry_after": 5}, 429), RateLimited, False),
+        (reply(b"<html>bad gateway</html>", 502), UnknownOutcome, None),
+        (reply(b"", 500), UnknownOutcome, None),
+        (reply(b"", 302), BadAnswer, None),
+    ],
+    ids=lambda value: str(getattr(value, "status", value)),
+)
+def test_refusals_of_the_paid_call(name, answer, kind, paid):
+    provider = providers()[name]
+    error = failing(kind, provider.exchange(TEXT), answer)
+    assert error.paid is paid and provider.label in str(error)
+    assert ("https://" in str(error)) == (kind not in (RequestRefused, ContentRefused, RateLimited))
+
+
+def test_a_rate_limit_says_how_long_to_wait():
+    assert failing(RateLimited, replicate.exchange(TEXT), reply({"retry_after": 5}, 429)).retry_after == 5
+    assert failing(RateLimited, fal.exchange(TEXT), reply({}, 429, retry_after="2.5")).retry_after == 2.5
+
+
+@pytest.mark.parametrize("name", ["fal", "replicate", "core_today"])
+@pytest.mark.parametrize(
+    "body", [b"", b"{}", b"[]", b'{"id": 5}', b'{"request_id": "../x", "id": "a b", "job_id": ""}']
+)
+def test_an_accepted_job_without_an_id_is_an_unknown_outcome(name, body):
+    assert failing(UnknownOutcome, providers()[name].exchange(TEXT), reply(body)).paid is None
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"data": []}, {"data": [{"url": "ftp://x"}]}, {"aiRecord": {"status": "SUCCESS"}}]
+)
+def test_a_paid_answer_without_a_picture_says_that_it_may_be_paid(body):
+    for module in (lumenfall, one_min):
+        assert failing(BadAnswer, module.exchange(TEXT), reply(body)).paid is True
+
+
+# ---- jobs whose answer was lost
+
+
+def fal_item(**changes):
+    return {"request_id": "found", "json_input": dict(fal.plan(TEXT).payload) | {"sync_mode": False} | changes}
+
+
+@pytest.mark.parametrize(
+    ("items", "job"),
+    [
+        ([fal_item(seed=8), fal_item()], {"request_id": "found"}),
+        ([fal_item(prompt="a wolf")], None),
+        ([fal_item(num_images=2)], None),
+        ([], None),
+        ({"request_id": "x"}, None),
+        ([None, 5, {"json_input": {}, "request_id": "x"}], None),
+    ],
+)
+def test_a_lost_job_at_fal_is_found_by_its_whole_input(items, job):
+    calls, _, found = drive(fal.reconcile(TEXT, 1_790_000_000.0), reply({"items": items}))
+    assert found == job and not any(call.paid for call in calls) and len(calls) == 1
+    assert "endpoint_id=fal-ai%2Fflux%2Fkrea&start=2026-09-21T14:11:20Z" in calls[0].url
+    assert all(isinstance(call, Call) and call.method == "GET" for call in calls)
+
+
+def test_a_job_found_at_fal_can_be_resumed():
+    calls, accepted, delivery = drive(fal.exchange(TEXT, {"request_id": ID}), FAL_DONE, reply(FAL_RESULT))
+    assert delivery.pictures == (PICTURE["fal"],) and accepted == [] and calls[0].url == f"{QUEUE}/status?logs=1"
+
+
+@pytest.mark.parametrize(
+    ("change", "job"),
+    [
+        ({}, {"id": "p1"}),
+        ({"model": "other/model"}, None),
+        ({"input": {"prompt": "a fox"}}, None),
+        ({"id": "a/b"}, None),
+    ],
+)
+def test_a_lost_job_at_replicate_is_found_by_its_whole_input(change, job):
+    item = {"id": "p1", "model": replicate.MODEL, "input": dict(replicate.plan(TEXT).payload["input"])} | change
+    calls, _, found = drive(replicate.reconcile(TEXT, 1_790_000_000.0), reply({"results": [None, item]}))
+    assert found == job and "created_after=2026-09-21T14:11:20Z" in calls[0].url
+
+
+def test_nothing_is_claimed_where_a_match_cannot_be_certain():
+    assert drive(replicate.reconcile(IMAGE, 0.0), reply({})) == ([], [], None)
+    assert [name for name, p in providers().items() if p.reconcile] == ["fal", "replicate"]
+
+
+# ---- reading
+
+
+def test_errors_are_cut_to_one_line_of_the_providers_text():
+    assert error_text(
+        reply({"detail": [{"loc": ["body", "seed"], "msg": "not\n an\x00 int", "input": "A" * 9}]}, 422)
+    ) == ("seed: not an int")
+    assert error_text(reply({"message": ["seed is no number"], "error": "Bad Request"}, 400)) == "seed is no number"
+    assert len(error_text(reply({"detail": "A" * 10**6}, 422))) == 300
+    assert error_text(reply(b"<html>", 502)) == "an HTML page" and error_text(reply(b"", 500)) == "nothing"
+
+
+def test_pictures_are_found_in_any_shape_and_nothing_else_is():
+    assert picture_urls(["https://a/1", {"url": "data:image/png;base64,AA"}, 5, None, "E", "file:///etc/passwd"]) == (
+        "https://a/1",
+        "data:image/png;base64,AA",
+    )
+    deep = ["https://a/1"]
+    for _ in range(9):
+        deep = [deep]
+    assert picture_urls(deep) == ()

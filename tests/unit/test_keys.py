@@ -1,0 +1,91 @@
+import json
+import stat
+
+import pytest
+from fake_provider import KEY, PROVIDERS
+from flux_krea.nodes.providers._contract import KeyRefused, OverBudget
+from flux_krea.nodes.providers._keys import FROM_ENVIRONMENT, FROM_FILE, MISSING, Keys
+from flux_krea.nodes.providers._settings import max_cost_usd
+
+
+@pytest.fixture
+def keys(tmp_path, monkeypatch):
+    monkeypatch.delenv("FAKE_KEY", raising=False)
+    return Keys(tmp_path / "private", PROVIDERS)
+
+
+def test_the_environment_goes_before_the_file(keys, monkeypatch):
+    assert (keys.get("fake"), keys.state("fake")) == (None, MISSING)
+    keys.set("fake", "from-file")
+    assert (keys.get("fake"), keys.state("fake")) == ("from-file", FROM_FILE)
+    monkeypatch.setenv("FAKE_KEY", "from-environment")
+    assert (keys.get("fake"), keys.state("fake")) == ("from-environment", FROM_ENVIRONMENT)
+
+
+def test_a_pasted_key_loses_its_quotes_and_spaces(keys):
+    keys.set("fake", ' "abc:def" \n')
+    assert keys.get("fake") == "abc:def"
+
+
+def test_the_file_is_for_its_owner_only_and_removing_takes_the_key_out(keys, tmp_path):
+    keys.set("fake", KEY)
+    keys.set("blocking", "another-key")
+    path = tmp_path / "private" / "keys.json"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    keys.remove("fake")
+    assert json.loads(path.read_text()) == {"blocking": "another-key"}
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_an_empty_key_is_refused(keys):
+    with pytest.raises(KeyRefused, match="empty"):
+        keys.set("fake", " '' ")
+
+
+def test_a_key_with_a_line_break_is_refused_without_being_quoted(keys, monkeypatch):
+    monkeypatch.setenv("FAKE_KEY", "half-a-key\r\nX-Other: 1")
+    with pytest.raises(KeyRefused) as refusal:
+        keys.get("fake")
+    assert "half-a-key" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"fake": 7}', "\x00"])
+def test_a_damaged_file_counts_as_no_key_and_can_be_written_again(keys, tmp_path, content):
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "keys.json").write_text(content)
+    assert keys.state("fake") == MISSING
+    keys.set("fake", KEY)
+    assert keys.get("fake") == KEY
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        KEY,
+        "Bearer abcdefghijklmnop",
+        "Key 0123456789abcdef:secret",
+        "lmnfl_id.secret",
+        "cdt_fake",
+        "data:image/png;base64,iVBORw0KGgoAAAANSUhEUg==",
+        "https://bucket.example/a?X-Amz-Signature=0a1b2c3d4e&x=1",
+    ],
+)
+def test_no_secret_survives_redaction(keys, monkeypatch, secret):
+    monkeypatch.setenv("FAKE_KEY", KEY)
+    told = keys.redacted(f"it said: {secret} - and more")
+    assert secret not in told and "[hidden]" in told
+    assert told.startswith("it said:") and told.endswith("and more")
+
+
+def test_plain_sentences_are_left_alone_and_long_ones_cut(keys):
+    assert keys.redacted("Key refused. Check the key.") == "Key refused. Check the key."
+    assert len(keys.redacted("x" * 5000)) == 600
+
+
+def test_an_unreadable_limit_refuses_instead_of_allowing(monkeypatch):
+    monkeypatch.setenv("FLUX_KREA_MAX_COST_USD", "0.5")
+    assert max_cost_usd() == 0.5
+    for text in ("half a dollar", "nan", "-1", "inf"):
+        monkeypatch.setenv("FLUX_KREA_MAX_COST_USD", text)
+        with pytest.raises(OverBudget, match="FLUX_KREA_MAX_COST_USD"):
+            max_cost_usd()
