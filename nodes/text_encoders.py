@@ -1,14 +1,13 @@
-"""Krea Text Encoders: CLIP-L and T5-XXL, told apart by content. Krea Loader uses it; GGUF users wire it themselves."""
+"""Krea Text Encoders: CLIP-L and T5-XXL, told apart by content. A part of Krea Loader, and on its own for GGUF users."""
 
 from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .inference import model_files
+from .inference import loading, model_files
 
 
 def encoder_inputs() -> list:
-    """The two file choices, the same in Krea Loader."""
     names = model_files.choices("text_encoders")
     tooltip = "CLIP-L or T5-XXL, in models/text_encoders. The order does not matter: files are told apart by content."
     return [
@@ -23,7 +22,7 @@ class FluxKreaTextEncoders(io.ComfyNode):
         return io.Schema(
             node_id="FluxKreaTextEncoders",
             display_name="Krea Text Encoders",
-            category="FLUX Krea",
+            category="FLUX Krea/parts",
             description="Loads FLUX.1's two text encoders alone, for a diffusion model from another loader, such as GGUF's.",
             inputs=encoder_inputs(),
             outputs=[io.Clip.Output(display_name="CLIP")],
@@ -31,13 +30,12 @@ class FluxKreaTextEncoders(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, clip_name1=None, clip_name2=None):
-        """Naming the files here leaves them to `execute`, which says more about an absent one than core's check does."""
+        """Naming the files leaves them to `execute`, which says more about an absent one than core's check does."""
         return True
 
     @classmethod
     def execute(cls, clip_name1, clip_name2):
-        clip_l, t5 = model_files.find_encoders(clip_name1, clip_name2)
-        return io.NodeOutput(model_files.load_encoders(clip_l.weights, t5.weights))
+        return io.NodeOutput(loading.encoders(*model_files.find_encoders(clip_name1, clip_name2)))
 
 
 NODES = [FluxKreaTextEncoders]

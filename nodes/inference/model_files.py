@@ -7,7 +7,6 @@ import os
 from dataclasses import dataclass
 
 import comfy.model_management
-import comfy.sd
 import folder_paths
 
 from . import weights
@@ -105,13 +104,3 @@ def announce(*files: WeightFile) -> None:
             needed / 1e9,
             memory / 1e9,
         )
-
-
-def load_encoders(clip_l: WeightFile, t5: WeightFile):
-    """ComfyUI's CLIP of both files; encoders of an unusual size are built as their shapes say."""
-    return comfy.sd.load_clip(
-        ckpt_paths=[str(clip_l.path), str(t5.path)],
-        embedding_directory=folder_paths.get_folder_paths("embeddings"),
-        clip_type=comfy.sd.CLIPType.FLUX,
-        model_options=weights.encoder_options(clip_l, t5),
-    )

@@ -49,7 +49,7 @@ def test_template_opens_without_a_complaint_and_keeps_its_values(comfyui, page, 
 
 def test_text_to_image_runs_and_krea_size_shows_its_result(page, renderer):
     load(page, ROOT / "workflows" / "text_to_image.json")
-    side = {"canvas": 64, "vue": 80}[renderer]  # another size each time: what is cached is not shown again
+    side = {"canvas": 96, "vue": 112}[renderer]  # sizes of no other test: what is cached is not shown again
     page.evaluate(SMALL, side)
     assert page.evaluate(RUN) == "execution_success: "
     page.wait_for_timeout(500)
