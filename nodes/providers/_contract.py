@@ -20,6 +20,8 @@ TEXT_TO_IMAGE = "text_to_image"
 IMAGE_TO_IMAGE = "image_to_image"
 REDUX = "redux"
 
+AUTO = "auto"  # the provider value that leaves the choice to us
+
 
 @dataclass(frozen=True)
 class GenerationRequest:
@@ -217,7 +219,7 @@ class Provider:
     estimate: Callable[[GenerationRequest], Estimate]
     parameters: Mapping[str, Mapping[str, Parameter]]  # mode → input name → Parameter; a mode not listed is unsupported
     max_images: int = 1  # in one paid call
-    presets: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    presets: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # its own sizes, where no other provider has them
     picture_hosts: tuple[str, ...] = ()  # hosts beside `hosts` that pictures come from, for the README
     check: Call | None = None  # a call that costs nothing and says whether the key is good
     reconcile: Callable[[GenerationRequest, float], Reconciliation] | None = None  # (request, sent at) → job or None

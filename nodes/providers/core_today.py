@@ -35,7 +35,7 @@ from ._contract import (
     ProviderError,
     Upload,
 )
-from ._normalise import KREA_SIZES, megapixel_presets, nonzero_seed32
+from ._normalise import nonzero_seed32
 from .replicate import MAX_IMAGES, MODEL, PARAMETERS, krea_input
 
 SITE = Site("core.today", "https://console.core.today", "https://console.core.today")
@@ -134,6 +134,5 @@ PROVIDER = Provider(
     estimate=estimate,
     parameters=PARAMETERS,
     max_images=MAX_IMAGES,
-    presets=megapixel_presets(KREA_SIZES),
     picture_hosts=("replicate.delivery", "api.core.today"),
 )

@@ -39,7 +39,7 @@ from ._contract import (
     ProviderError,
     Upload,
 )
-from ._normalise import ACCELERATIONS, KREA_SIZES, Draft, Size, megapixel_presets, ratio_and_megapixels, seed32
+from ._normalise import ACCELERATIONS, KREA_SIZES, Draft, Size, ratio_and_megapixels, seed32
 
 SITE = Site("1min.ai", "https://app.1min.ai", "https://app.1min.ai")
 HOSTS = ("api.1min.ai",)
@@ -182,7 +182,9 @@ def _job(answer: Answer) -> dict[str, Any]:
 
 
 def _failure(answer: Answer, record: Mapping[str, Any]) -> ProviderError:
-    text = words(answer.json()) or words(record) or words(record.get("aiRecordDetail")) or "no reason given"
+    detail = mapping(record.get("aiRecordDetail"))
+    places = (answer.json(), record, detail, detail.get("responseObject"))
+    text = next(filter(None, map(words, places)), "no reason given").rstrip(".")
     unsure = f"Whether it is billed is not documented: look at {SITE.billing}."
     if is_about_content(text):
         return ContentRefused(f"1min.ai refused the content: {text}. Change the prompt. {unsure}", paid=None)
@@ -199,6 +201,5 @@ PROVIDER = Provider(
     exchange=exchange,
     estimate=estimate,
     parameters=PARAMETERS,
-    presets=megapixel_presets(SIZES),
     picture_hosts=("s3.us-east-1.amazonaws.com",),
 )

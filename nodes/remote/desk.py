@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import comfy.model_management
 import folder_paths
@@ -15,7 +16,8 @@ from comfy_api.latest import ComfyAPI
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
-from ..providers._jobs import Handle, Jobs
+if TYPE_CHECKING:
+    from ..providers._jobs import Handle, Jobs
 
 LOOK = 0.1  # seconds between looks at the job and at the Cancel button
 HISTORY_DEADLINE = 10.0  # seconds for ComfyUI to write down how a prompt ended
@@ -29,9 +31,19 @@ def private_folder() -> Path:
     return Path(folder_paths.get_user_directory()) / "__flux_krea"
 
 
-@cache
+_making = threading.Lock()
+
+
 def jobs() -> Jobs:
-    """Made at the first run, not at start-up: nothing is opened before somebody needs it."""
+    """The one of this process; made at the first run, not at start-up."""
+    with _making:
+        return _jobs()
+
+
+@cache
+def _jobs() -> Jobs:
+    from ..providers._jobs import Jobs  # it brings requests and sqlite3, which nobody needs before
+
     folder = private_folder()
     return Jobs(folder, folder / "pictures")
 

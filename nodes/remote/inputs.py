@@ -8,15 +8,15 @@ import random
 
 import torch
 from comfy_api.latest import io
+from PIL import features
 
 from ..providers import providers
-from ..providers._contract import IMAGE_TO_IMAGE, REDUX, TEXT_TO_IMAGE, GenerationRequest, RequestRefused
-from ..providers._jobs import AUTO
+from ..providers._contract import AUTO, IMAGE_TO_IMAGE, REDUX, TEXT_TO_IMAGE, GenerationRequest, RequestRefused
 from . import pictures
 
 IMAGE_USES = {"image to image": IMAGE_TO_IMAGE, "redux": REDUX}
 ACCELERATIONS = ("none", "regular", "high")
-OUTPUT_FORMATS = ("png", "jpeg", "webp")
+OUTPUT_FORMATS = ("png", "jpeg", "webp", "avif", "gif")
 RANDOM_SEED = -1
 BLANK_IMAGE = torch.zeros([1, 64, 64, 3])  # stands in where only the price is asked
 NO_LIMIT = -1.0
@@ -91,7 +91,10 @@ def generation_inputs() -> list:
             tooltip="The provider's own. Off, its flags say nothing: they come out as not checked.",
         ),
         io.Combo.Input(
-            "output_format", options=list(OUTPUT_FORMATS), default="png", tooltip="As the provider sends it."
+            "output_format",
+            options=list(OUTPUT_FORMATS),
+            default="png",
+            tooltip="As the provider sends it; avif and gif are Lumenfall's.",
         ),
         io.Int.Input(
             "quality", default=95, min=0, max=100, tooltip="Of jpeg and webp, where the provider has a choice."
@@ -129,6 +132,8 @@ def request_of(
     check_choice("image_use", image_use, IMAGE_USES)
     check_choice("acceleration", acceleration, ACCELERATIONS)
     check_choice("output_format", output_format, OUTPUT_FORMATS)
+    if output_format == "avif" and not features.check("avif"):
+        raise RequestRefused("This machine's Pillow cannot read avif: choose another output_format. Nothing was paid.")
     for name, value in (("strength", strength), ("guidance", guidance)):
         if not math.isfinite(value):
             raise RequestRefused(f"{name} is {value}, not a number. Nothing was paid.")

@@ -2,15 +2,21 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import tiny_detector
 from comfyui import ROOT
 
 TEMPLATES = sorted((ROOT / "workflows").glob("*.json"))
-SMALL = {"FluxKreaSize": {"preset": "exact size", "width": 64, "height": 64}, "ImageScale": {"width": 64, "height": 64}}
+SMALL = {
+    "FluxKreaSize": {"preset": "exact size", "width": 64, "height": 64},
+    "ImageScale": {"width": 64, "height": 64},
+    "ImageScaleToTotalPixels": {"megapixels": 0.01},
+}
 
 
 @pytest.fixture(scope="session")
@@ -27,8 +33,17 @@ def comfy(tmp_path_factory):
     return run
 
 
+@pytest.fixture
+def detector(models):
+    """A detector of three kilobytes under the name that the templates use."""
+    folder = models / "safety_checkers" / "falconsai_nsfw"
+    tiny_detector.write(folder)
+    yield
+    shutil.rmtree(folder)
+
+
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.stem)
-def test_comfy_cli_validates_and_runs_it(comfyui, comfy, tmp_path, template):
+def test_comfy_cli_validates_and_runs_it(comfyui, comfy, standins, detector, tmp_path, template):
     checked = comfy("workflow", "validate", "--workflow", str(template), "--port", str(comfyui.port))
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
@@ -36,13 +51,17 @@ def test_comfy_cli_validates_and_runs_it(comfyui, comfy, tmp_path, template):
     small.write_text(json.dumps(reduced(comfyui.to_api(json.loads(template.read_text())))))
     address = ("--host", "127.0.0.1", "--port", str(comfyui.port), "--timeout", "250")
     ran = comfy("run", "--workflow", str(small), *address, "--wait")
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    said = ran.stdout + ran.stderr
+    if template.stem == "review_gate":  # nobody has looked yet, so nothing may pass
+        assert "look at this image" in " ".join(said.split())
+    else:
+        assert ran.returncode == 0, said
 
 
 def reduced(graph: dict) -> dict:
     for node in graph.values():
         node["inputs"].update(SMALL.get(node["class_type"], {}))
-        if "steps" in node["inputs"]:
+        if node["class_type"] == "FluxKreaSampler":
             node["inputs"]["steps"] = 2
     return graph
 

@@ -251,9 +251,9 @@ def test_presets_are_delivered_as_they_are_named(provider):
         assert "size" not in {change.parameter for change in planned.changes}
 
 
-def test_each_provider_has_its_documented_number_of_presets():
+def test_each_provider_has_its_own_documented_presets_and_nobody_elses():
     counts = {name: len(provider.presets) for name, provider in providers().items()}
-    assert counts == {"fal": 6, "replicate": 22, "core_today": 22, "lumenfall": 11, "one_min": 14}
+    assert counts == {"fal": 6, "replicate": 22, "core_today": 0, "lumenfall": 11, "one_min": 0}
     assert replicate.PROVIDER.presets["1:1 0.25 MP"] == (512, 512)
 
 
