@@ -1,9 +1,12 @@
 """What a user sees: templates open and run, values survive saving, our nodes show their words."""
 
+import io
 import json
+import os
 
 import pytest
 from comfyui import ROOT
+from PIL import Image
 
 SCREENS = ROOT / ".dev" / "screens"
 TEMPLATES = sorted((ROOT / "workflows").glob("*.json"))
@@ -37,6 +40,8 @@ def graph_of(page) -> dict:
 def test_template_opens_without_a_complaint_and_keeps_its_values(comfyui, page, renderer, template):
     load(page, template)
     page.screenshot(path=screen(f"{template.stem}-{renderer}.png"))
+    if os.environ.get("FLUX_KREA_WRITE_DOCS") and renderer == "canvas":
+        write_thumbnail(page, template.with_suffix(".jpg"))
     assert page.locator("[role=dialog]").count() == 0
     assert page.locator(".p-toast-message").all_inner_texts() == []
     before = graph_of(page)
@@ -56,6 +61,14 @@ def test_text_to_image_runs_and_krea_size_shows_its_result(page, renderer):
     shown = page.evaluate("() => app.graph.nodes.find((n) => n.comfyClass == 'FluxKreaSize').widgets.at(-1).value")
     assert shown.startswith(f"{side} × {side}, 0.0")
     page.screenshot(path=screen(f"text_to_image-{renderer}-done.png"))
+
+
+def write_thumbnail(page, path):
+    """The graph as it opens: what a template shows in ComfyUI's list."""
+    page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+    page.wait_for_timeout(1500)
+    shot = Image.open(io.BytesIO(page.screenshot(clip={"x": 70, "y": 130, "width": 1640, "height": 800})))
+    shot.convert("RGB").resize((984, 480), Image.Resampling.LANCZOS).save(path, quality=82)
 
 
 def screen(name: str):

@@ -1,0 +1,57 @@
+"""The README's tables of parameters are the providers' own. `FLUX_KREA_WRITE_DOCS=1` writes them anew."""
+
+import os
+import re
+from pathlib import Path
+
+from flux_krea.nodes.providers import providers
+
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "README.md"
+START, END = "<!-- parameters -->\n", "<!-- /parameters -->"
+MARKS = {"passthrough": "", "renamed": "", "converted": "~", "emulated": "+", "unsupported": "—"}
+
+
+def tables() -> str:
+    modes = dict.fromkeys(mode for provider in providers().values() for mode in provider.parameters)
+    return "\n".join(table(mode) for mode in modes)
+
+
+def table(mode: str) -> str:
+    columns = {name: provider for name, provider in providers().items() if mode in provider.parameters}
+    inputs = dict.fromkeys(name for provider in columns.values() for name in provider.parameters[mode])
+    rows = [
+        f"<details><summary>What each provider gets: {mode.replace('_', ' ')}</summary>\n",
+        "~ converted, + several calls, — not known there\n",
+        "| input | " + " | ".join(provider.label for provider in columns.values()) + " |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    for name in inputs:
+        cells = (cell(provider.parameters[mode].get(name)) for provider in columns.values())
+        rows.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join([*rows, "\n</details>\n"])
+
+
+def cell(parameter) -> str:
+    if parameter is None or parameter.how == "unsupported":
+        return MARKS["unsupported"] + (f" {parameter.note}" if parameter and parameter.note else "")
+    limits = [f"{limit:g}" for limit in (parameter.minimum, parameter.maximum) if limit is not None]
+    field = " ".join(filter(None, [MARKS[parameter.how], f"`{parameter.field}`" if parameter.field else ""]))
+    return ", ".join(filter(None, [field, " to ".join(limits), parameter.note])).replace("|", "\\|")
+
+
+def test_the_readme_says_what_the_providers_files_say():
+    text = README.read_text(encoding="utf-8")
+    before, rest = text.split(START)
+    _, after = rest.split(END)
+    wanted = before + START + tables() + END + after
+    if os.environ.get("FLUX_KREA_WRITE_DOCS"):
+        README.write_text(wanted, encoding="utf-8")
+        text = wanted
+    assert text == wanted
+
+
+def test_every_file_that_the_readme_points_at_is_there():
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README.read_text(encoding="utf-8"))
+    assert links
+    assert not [link for link in links if not (ROOT / link).exists()]
