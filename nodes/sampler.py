@@ -5,7 +5,7 @@ from __future__ import annotations
 import comfy.samplers
 from comfy_api.latest import io
 
-from .inference import sampling
+from .inference import block_cache, sampling
 
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
 
@@ -61,9 +61,11 @@ class FluxKreaSampler(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "acceleration",
-                    options=["none"],
-                    default="none",
-                    tooltip="none computes every step.",
+                    options=block_cache.levels(),
+                    default=block_cache.NONE,
+                    tooltip="none computes every step. regular and high reuse most of the network where little changes "
+                    "between two steps, high more often: faster, slightly different pictures. The node says how many "
+                    "evaluations were computed.",
                 ),
                 io.Conditioning.Input(
                     "negative",
@@ -91,6 +93,9 @@ class FluxKreaSampler(io.ComfyNode):
     ):  # fmt: skip
         if negative is None and cfg != 1.0:
             raise ValueError(f"cfg is {cfg:g}, but no negative is wired: connect one, or set cfg back to 1.0.")
+        report = None
+        if acceleration != block_cache.NONE:
+            model, report = block_cache.accelerate(model, acceleration)
         latent = sampling.sample(
             model,
             positive,
@@ -104,7 +109,7 @@ class FluxKreaSampler(io.ComfyNode):
             negative=negative,
             cfg=cfg,
         )
-        return io.NodeOutput(latent)
+        return io.NodeOutput(latent, ui={"text": (report(),) if report else ()})
 
 
 NODES = [FluxKreaSampler]

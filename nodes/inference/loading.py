@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import comfy.sd
 import folder_paths
+
 import nodes as comfy_nodes
 
 from . import weights

@@ -14,7 +14,7 @@ import latent_preview
 import node_helpers
 import torch
 
-from . import schedule
+from . import redux, schedule
 
 KREA = "krea"
 
@@ -35,6 +35,7 @@ def sample(model, positive, latent, *, seed, steps, guidance, denoise, sampler_n
         model = with_shift_of(model, image)
     levels = noise_levels(model, steps, denoise, sampler_name, scheduler)
     positive = node_helpers.conditioning_set_values(positive, {"guidance": guidance})
+    model, positive, negative = redux.without_hooks(model, positive, negative)
     samples = comfy.sample.sample_custom(
         model,
         comfy.sample.prepare_noise(image, seed, latent.get("batch_index")),
@@ -100,12 +101,12 @@ def latent_without_empty_marks(latent) -> dict:
 
 def is_core_flux(model) -> bool:
     """Whether ComfyUI's own FLUX code runs this model: GGUF, fp8 and LoRA models do, Nunchaku's do not."""
-    return isinstance(model.model.diffusion_model, comfy.ldm.flux.model.Flux)
+    return isinstance(model.get_model_object("diffusion_model"), comfy.ldm.flux.model.Flux)
 
 
 def check_model(model, scheduler: str) -> None:
     """Refuses what the schedule would ruin, and says in the log what will have no effect."""
-    network = model.model.diffusion_model
+    network = model.get_model_object("diffusion_model")
     if scheduler == KREA and not isinstance(model.model, comfy.model_base.Flux):
         raise ValueError(
             f"scheduler krea is FLUX.1's own, and this model is {type(model.model).__name__}: load FLUX.1 Krea [dev] with "

@@ -6,6 +6,8 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from . import redux, waiting
+
 
 class Watch(TorchDispatchMode):
     """Counts the model's evaluations, and the tensor operations that happen outside of them."""
@@ -90,8 +92,15 @@ class ProbeCompare:
 
     def compare(self, a, b):
         a, b = a["samples"], b["samples"]
-        difference = float((a - b).abs().max()) if a.shape == b.shape else None
-        return {"ui": {"equal": [bool(torch.equal(a, b))], "difference": [difference], "spread": [float(a.std())]}}
+        same_shape = a.shape == b.shape
+        return {
+            "ui": {
+                "equal": [bool(torch.equal(a, b))],
+                "difference": [float((a - b).abs().max()) if same_shape else None],
+                "relative": [float((a - b).norm() / b.norm()) if same_shape else None],
+                "spread": [float(a.std())],
+            }
+        }
 
 
 class ProbeFill:
@@ -111,7 +120,10 @@ class ProbeEncoders:
     """Core's DualCLIPLoader, with the sizes that a miniature needs."""
 
     CATEGORY, FUNCTION, RETURN_TYPES = "tests", "load", ("CLIP",)
-    SIZES = {"t5xxl_model_config": {"num_layers": 2, "num_heads": 2, "d_ff": 128}, "model_config": {"num_hidden_layers": 2}}
+    SIZES = {
+        "t5xxl_model_config": {"num_layers": 2, "num_heads": 2, "d_ff": 128},
+        "model_config": {"num_hidden_layers": 2},
+    }
 
     @classmethod
     def INPUT_TYPES(cls):
@@ -140,4 +152,7 @@ class ProbeObject:
         return {"ui": {"identity": [id(thing)]}}
 
 
-NODE_CLASS_MAPPINGS = {node.__name__: node for node in (ProbeModel, ProbeReport, ProbeCompare, ProbeFill, ProbeEncoders, ProbeObject)}
+NODE_CLASS_MAPPINGS = {
+    node.__name__: node
+    for node in (ProbeModel, ProbeReport, ProbeCompare, ProbeFill, ProbeEncoders, ProbeObject, *redux.NODES, *waiting.NODES)
+}

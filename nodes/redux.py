@@ -1,0 +1,90 @@
+"""Krea Redux: pictures as part of the prompt."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from .inference import redux
+
+
+class FluxKreaRedux(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="FluxKreaRedux",
+            display_name="Krea Redux",
+            category="FLUX Krea",
+            description="Adds reference pictures to the prompt with FLUX.1 Redux: how strongly, in how much detail, "
+            "which part of them, and where in the result. ComfyUI's own samplers honour it too.",
+            inputs=[
+                io.Conditioning.Input(
+                    "conditioning", tooltip="The prompt. Several Krea Redux nodes may follow each other."
+                ),
+                io.StyleModel.Input("style_model", tooltip="flux1-redux-dev.safetensors, from Load Style Model."),
+                io.ClipVision.Input(
+                    "clip_vision", tooltip="sigclip_vision_patch14_384.safetensors, from Load CLIP Vision."
+                ),
+                io.Image.Input("image", tooltip="The reference. A batch is several references at the same strength."),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=10.0,
+                    step=0.01,
+                    tooltip="How much the reference counts beside the prompt. 1.0 is Redux as it is and usually drowns "
+                    "the prompt, 0.1 to 0.5 leaves room for it, 0 is no Redux at all.",
+                ),
+                io.Combo.Input(
+                    "strength_type",
+                    options=list(redux.STRENGTH_TYPES),
+                    default=redux.ATTN_BIAS,
+                    tooltip="attn_bias fades between no Redux and more than Redux. multiply scales the tokens and is "
+                    "no fade: at 0 hundreds of empty tokens stay, further from no Redux than full Redux is.",
+                ),
+                io.Int.Input(
+                    "detail",
+                    default=redux.FULL_DETAIL,
+                    min=1,
+                    max=redux.FULL_DETAIL,
+                    tooltip="Tokens along each side of a reference: 27 keeps everything, 9 the mood, 1 little more "
+                    "than the colours. Fewer tokens are also faster.",
+                ),
+                io.Combo.Input(
+                    "crop",
+                    options=list(redux.CROPS),
+                    default=redux.SQUASH,
+                    tooltip="Redux sees squares. squash: the whole picture, distorted, as the reference implementation "
+                    "does. center: its middle. letterbox: the whole picture, undistorted. mask area: around the mask.",
+                ),
+                io.Mask.Input(
+                    "mask", optional=True, tooltip="Where in the reference to look; one mask, or one for each image."
+                ),
+                io.Mask.Input(
+                    "result_mask",
+                    optional=True,
+                    tooltip="Where in the result the reference counts; grey is weaker. The prompt sees its mean.",
+                ),
+            ],
+            outputs=[io.Conditioning.Output(display_name="CONDITIONING")],
+        )
+
+    @classmethod
+    def execute(
+        cls, conditioning, style_model, clip_vision, image, strength, strength_type, detail, crop,
+        mask=None, result_mask=None,
+    ):  # fmt: skip
+        check_choice("strength_type", strength_type, redux.STRENGTH_TYPES)
+        check_choice("crop", crop, redux.CROPS)
+        if strength == 0 and strength_type == redux.ATTN_BIAS:
+            return io.NodeOutput(conditioning)
+        tokens = redux.reference_tokens(style_model, clip_vision, image, crop=crop, mask=mask, detail=detail)
+        return io.NodeOutput(redux.apply(conditioning, tokens, strength, strength_type, result_mask))
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """ComfyUI 0.3.75 does not check a V3 combo's value, and a wired one is never checked."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
+
+
+NODES = [FluxKreaRedux]

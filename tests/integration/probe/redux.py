@@ -1,0 +1,316 @@
+"""Nodes for the tests of Krea Redux and of acceleration: small parts that ComfyUI has no node for."""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import comfy.clip_vision
+import comfy.controlnet
+import comfy.ops
+import torch
+from comfy.ldm.flux.model import Flux, FluxParams
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def pack_module(name: str):
+    """A module of the pack under test, which ComfyUI loaded under a name of its own."""
+    return next(module for key, module in sys.modules.items() if key.endswith(f"flux-krea.nodes.inference.{name}"))
+
+
+class ProbeSmallVision:
+    """SigLIP with 2 layers for pictures of 56 pixels: 4 × 4 tokens, in ComfyUI's own class."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "build", ("CLIP_VISION",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"width": ("INT", {})}}
+
+    def build(self, width):
+        config = {"num_channels": 3, "hidden_act": "gelu_pytorch_tanh", "hidden_size": width, "image_size": 56}
+        config |= {"intermediate_size": 64, "model_type": "siglip_vision_model", "num_attention_heads": 16}
+        config |= {"num_hidden_layers": 2, "patch_size": 14, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "small.json")
+            path.write_text(json.dumps(config))
+            vision = comfy.clip_vision.ClipVisionModel(str(path))
+        generator = torch.Generator().manual_seed(0)
+        for parameter in vision.model.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=generator).to(parameter.dtype) * 0.05
+        return (vision,)
+
+
+class ProbeTokens:
+    """Two conditionings beside each other: sizes, whether the tokens are the same, and which of them are in both."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE = "tests", "look", (), True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"a": ("CONDITIONING",), "b": ("CONDITIONING",)}}
+
+    def look(self, a, b):
+        (a, a_options), (b, b_options) = a[0], b[0]
+        rows = [bool((b[0] == row).all(dim=1).any()) for row in a[0]]
+        return {
+            "ui": {
+                "tokens": [a.shape[1], b.shape[1]],
+                "equal": [torch.equal(a, b)],
+                "same_keys": [a_options.keys() == b_options.keys()],
+                "rows_of_a_in_b": [sum(rows)],
+            }
+        }
+
+
+class ProbeOverride:
+    """Another pack's attention override: counts, and halves the attention so that its absence shows."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "override", ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",)}}
+
+    def override(self, model):
+        def halved(function, *arguments, **keywords):
+            return function(*arguments, **keywords) * 0.5
+
+        model = model.clone()
+        model.model_options["transformer_options"]["optimized_attention_override"] = halved
+        return (model,)
+
+
+class ProbeCache:
+    """The block cache with settings that no user can choose; what it did is under `tag`."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "attach", ("MODEL",)
+    caches: dict = {}
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {"model": ("MODEL",), "tag": ("STRING", {})},
+            "optional": {"threshold": ("FLOAT", {}), "in_a_row": ("INT", {}), "pattern": ("STRING", {})},
+        }
+
+    def attach(self, model, tag, threshold=0.0, in_a_row=2, pattern=""):
+        block_cache = pack_module("block_cache")
+        forced = frozenset(map(int, pattern.split())) if pattern else None
+        cache = block_cache.BlockCache(block_cache.Settings(threshold, in_a_row=in_a_row, pattern=forced))
+        self.caches[tag] = cache
+        cache.kept_bytes = []
+
+        def weigh(executor, *arguments, **keywords):
+            output = executor(*arguments, **keywords)
+            run = arguments[-1].get(block_cache.KEY)
+            if run:
+                cache.run = run
+                cache.kept_bytes = [
+                    sum(value.nbytes for value in vars(slot).values() if torch.is_tensor(value))
+                    for slot in run.slots.values()
+                ]
+            return output
+
+        attached = cache.attach(model)
+        attached.add_wrapper_with_key("diffusion_model", "probe_weigh", weigh)
+        return (attached,)
+
+
+class ProbeCacheReport:
+    """What a cache did, once the latent exists."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE = "tests", "report", (), True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"latent": ("LATENT",), "tag": ("STRING", {})}}
+
+    def report(self, latent, tag):
+        cache = ProbeCache.caches[tag]
+        kept = len(cache.run.slots) if hasattr(cache, "run") else 0
+        return {"ui": {"report": [cache.report()], "kept_bytes": cache.kept_bytes, "slots_after": [kept]}}
+
+
+class ProbeBlockPatch:
+    """Another pack's patch on one block: counts its calls under a tag, and scales what the block returns."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "patch", ("MODEL",)
+    calls: dict = {}
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",), "kind": ("STRING", {}), "number": ("INT", {}), "tag": ("STRING", {})}}
+
+    def patch(self, model, kind, number, tag):
+        self.calls[tag] = 0
+
+        def scaled(arguments, extra):
+            self.calls[tag] += 1
+            out = extra["original_block"](arguments)
+            return {**out, "img": out["img"] * 1.01}
+
+        model = model.clone()
+        model.set_model_patch_replace(scaled, "dit", kind, number)
+        return (model,)
+
+
+class ProbeCalls:
+    CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE = "tests", "count", (), True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"latent": ("LATENT",), "tag": ("STRING", {})}}
+
+    def count(self, latent, tag):
+        return {"ui": {"calls": [ProbeBlockPatch.calls[tag]]}}
+
+
+class ProbeControl:
+    """A ControlNet without a network: adds a constant after the first double block and after the first single block."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "control", ("CONDITIONING",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"conditioning": ("CONDITIONING",), "end_percent": ("FLOAT", {})}}
+
+    def control(self, conditioning, end_percent):
+        control = ConstantControl()
+        control.timestep_percent_range = (0.0, end_percent)
+        return ([[text, {**options, "control": control}] for text, options in conditioning],)
+
+
+class ConstantControl(comfy.controlnet.ControlBase):
+    def get_control(self, x_noisy, t, cond, batched_number, *_):
+        if t[0] < self.timestep_range[1]:
+            return None
+        add = torch.full((x_noisy.shape[0], x_noisy.shape[-2] * x_noisy.shape[-1] // 4, 3072), 0.1)
+        return {"input": [add], "output": [add]}
+
+    def get_models(self):
+        return []
+
+
+class ProbeHold:
+    """Keeps a latent for a later prompt."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE = "tests", "hold", (), True
+    held: dict = {}
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"latent": ("LATENT",), "tag": ("STRING", {})}}
+
+    def hold(self, latent, tag):
+        self.held[tag] = latent
+        return {"ui": {"held": [tag]}}
+
+
+class ProbeHeld:
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "get", ("LATENT",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"tag": ("STRING", {})}}
+
+    def get(self, tag):
+        return (ProbeHold.held[tag],)
+
+
+class ProbeForeign:
+    """A model that ComfyUI's FLUX code does not run: another class that hands everything on."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "wrap", ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",)}}
+
+    def wrap(self, model):
+        model = model.clone()
+        model.add_object_patch("diffusion_model", Foreign(model.get_model_object("diffusion_model")))
+        return (model,)
+
+
+class Foreign(torch.nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.network = [network]  # not a part of this module: its weights are managed where they are
+        self.dtype, self.patch_size = network.dtype, network.patch_size
+        self.img_in = network.img_in
+
+    def forward(self, *arguments, **keywords):
+        return self.network[0](*arguments, **keywords)
+
+
+class ProbeReplacedForward:
+    """What TeaCache and its kin do: their own copy of FLUX's forward pass while the model runs."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "replace", ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",)}}
+
+    def replace(self, model):
+        model = model.clone()
+        network = model.get_model_object("diffusion_model")
+        model.add_object_patch("diffusion_model.forward_orig", network.forward_orig)
+        return (model,)
+
+
+class ProbeFullDepthCost:
+    """Floating point operations of a reused evaluation, as a share of a full one: 19 + 38 blocks without weights."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE = "tests", "count", (), True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"side": ("INT", {}), "text": ("INT", {})}}
+
+    def count(self, side, text):
+        block_cache = pack_module("block_cache")
+        network = full_depth_network()
+        slot = block_cache.Slot()
+        operations = []
+        for reuse in (False, True):
+            evaluation = block_cache.Evaluation(slot, lambda change, reuse=reuse: reuse)
+            with FlopCounterMode(display=False) as counter, torch.no_grad():
+                network(
+                    torch.empty(1, 16, side // 8, side // 8, device="meta"),
+                    torch.empty(1, device="meta"),
+                    torch.empty(1, text, 4096, device="meta"),
+                    torch.empty(1, 768, device="meta"),
+                    torch.empty(1, device="meta"),
+                    transformer_options=evaluation.installed_in({}, network),
+                )
+            operations.append(counter.get_total_flops())
+        return {"ui": {"share": [operations[1] / operations[0]], "full": [operations[0]]}}
+
+
+def full_depth_network():
+    config = {"in_channels": 16, "out_channels": 16, "patch_size": 2, "vec_in_dim": 768, "context_in_dim": 4096}
+    config |= {"hidden_size": 3072, "mlp_ratio": 4.0, "num_heads": 24, "depth": 19, "depth_single_blocks": 38}
+    config |= {"axes_dim": [16, 56, 56], "theta": 10000, "qkv_bias": True, "guidance_embed": True}
+    if "txt_ids_dims" in FluxParams.__dataclass_fields__:  # newer cores want to be told
+        config["txt_ids_dims"] = []
+    with torch.device("meta"):
+        return Flux(device="meta", dtype=torch.float32, operations=comfy.ops.manual_cast, **config)
+
+
+NODES = (
+    ProbeSmallVision,
+    ProbeTokens,
+    ProbeOverride,
+    ProbeCache,
+    ProbeCacheReport,
+    ProbeBlockPatch,
+    ProbeCalls,
+    ProbeControl,
+    ProbeHold,
+    ProbeHeld,
+    ProbeForeign,
+    ProbeReplacedForward,
+    ProbeFullDepthCost,
+)
