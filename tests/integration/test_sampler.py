@@ -198,3 +198,18 @@ def test_previews_and_progress_arrive_while_sampling(comfyui):
         graph, on_event=lambda e: e["type"] == "progress" and steps.append((e["data"]["value"], e["data"]["max"]))
     )
     assert [step for step in steps if step[1] == 3][-1] == (3, 3)
+
+
+def test_a_model_that_is_not_cores_flux_is_sampled_and_the_log_says_what_does_not_apply(comfyui):
+    graph = Graph()
+    model, _, _, positive, latent = start(graph, 64, 64)
+    stranger = [graph.add("ProbeStranger", model=model), 0]
+    settings = {"seed": 77, "scheduler": "simple"}
+    graph.add(
+        "ProbeCompare",
+        a=graph.sampler(stranger, positive, latent, **settings),
+        b=graph.sampler(model, positive, latent, **settings),
+    )
+
+    assert outputs(comfyui.run(graph), graph, "ProbeCompare")["equal"] == [True]
+    assert "this model runs Stranger, not ComfyUI's FLUX" in comfyui.log()

@@ -103,6 +103,35 @@ class ProbeCompare:
         }
 
 
+class Stranger(torch.nn.Module):
+    """Runs FLUX without being ComfyUI's class for it, as Nunchaku's wrapper does."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.__dict__["network"] = network
+
+    def __getattr__(self, name):
+        return getattr(self.__dict__["network"], name)
+
+    def forward(self, *arguments, **keywords):
+        return self.network(*arguments, **keywords)
+
+
+class ProbeStranger:
+    """The model, run by a class that nobody knows."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "wrap", ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",)}}
+
+    def wrap(self, model):
+        model = model.clone()
+        model.add_object_patch("diffusion_model", Stranger(model.get_model_object("diffusion_model")))
+        return (model,)
+
+
 class ProbeFill:
     """A latent with something in it: ones."""
 
@@ -154,5 +183,15 @@ class ProbeObject:
 
 NODE_CLASS_MAPPINGS = {
     node.__name__: node
-    for node in (ProbeModel, ProbeReport, ProbeCompare, ProbeFill, ProbeEncoders, ProbeObject, *redux.NODES, *waiting.NODES)
+    for node in (
+        ProbeModel,
+        ProbeReport,
+        ProbeCompare,
+        ProbeFill,
+        ProbeStranger,
+        ProbeEncoders,
+        ProbeObject,
+        *redux.NODES,
+        *waiting.NODES,
+    )
 }
