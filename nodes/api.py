@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 
@@ -59,7 +58,7 @@ class FluxKreaAPI(io.ComfyNode):
 async def delivered(handle) -> io.NodeOutput:
     """The node's outputs, once the job has ended."""
     result = await desk.finished(handle)
-    images = await asyncio.to_thread(pictures.to_batch, result.pictures)
+    images = await desk.in_thread(pictures.to_batch, result.pictures)
     flags = report.flags_of(result, images)
     text = report.report_of(result, flags)
     return io.NodeOutput(images, flags, result.seed, text, ui={"text": (text,)})

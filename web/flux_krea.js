@@ -1,34 +1,43 @@
-// What the page adds to our own nodes. Every node works without this file.
+// What the page adds to our own nodes. Every node works without this folder.
 import { app } from "../../scripts/app.js";
-import { ComfyWidgets } from "../../scripts/widgets.js";
+import { setUpGeneration } from "./api_krea.js";
+import { keySettings } from "./key_settings.js";
+import { generationText } from "./reports.js";
+import { setUpReview } from "./review.js";
+import { setUpSafetyCheck } from "./safety_check.js";
+import { waitingTab } from "./waiting.js";
+import { addTextBox, onExecuted, showText } from "./widgets.js";
+import { say } from "./words.js";
 
-/** Nodes that report in words: what they send as `ui.text` is shown in a read-only box. */
-const TALKING_NODES = new Set(["FluxKreaSize"]);
+/** Each node's set-up. Nodes that report in words show what they send as `ui.text`. */
+const SET_UP = {
+  FluxKreaSize: (node) => showItsWords(node, String, addResult(node)),
+  FluxKreaSampler: (node) => showItsWords(node, String), // most of the time it has nothing to say
+  FluxKreaSafetyCheck: setUpSafetyCheck,
+  FluxKreaReview: setUpReview,
+  FluxKreaAPI: (node) => setUpGeneration(node, generationText),
+  FluxKreaSubmit: (node) => setUpGeneration(node, String),
+  FluxKreaCollect: (node) => showItsWords(node, generationText, addResult(node)),
+};
 
 app.registerExtension({
-  name: "flux_krea.text",
+  name: "flux_krea",
+  settings: keySettings,
+  setup() {
+    app.extensionManager.registerSidebarTab(waitingTab);
+  },
   nodeCreated(node) {
-    if (!TALKING_NODES.has(node.comfyClass)) return;
-    const box = addTextBox(node);
-    const onExecuted = node.onExecuted;
-    node.onExecuted = function (output) {
-      onExecuted?.call(this, output);
-      showText(box, output?.text);
-    };
+    SET_UP[node.comfyClass]?.(node);
   },
 });
 
-/** A box that is neither saved with the workflow nor sent to the server. */
-function addTextBox(node) {
-  const box = ComfyWidgets.STRING(node, "result", ["STRING", { multiline: true }], app).widget;
-  box.serialize = false;
-  box.options.serialize = false;
-  box.options.read_only = true;
-  (box.inputEl ?? box.element).readOnly = true;
-  return box;
-}
+const addResult = (node) => addTextBox(node, "result", say("result"));
 
-function showText(box, lines) {
-  box.value = (lines ?? []).join("\n");
-  box.callback?.(box.value); // the Vue renderer shows the old value without this
+/** Without a box, one comes with the node's first words. */
+function showItsWords(node, readable, box) {
+  onExecuted(node, ({ text = [] }) => {
+    if (!text.length && !box) return;
+    box ??= addResult(node);
+    showText(node, box, text.map((words) => readable(words)).join("\n"));
+  });
 }

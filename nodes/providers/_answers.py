@@ -26,7 +26,8 @@ from ._contract import (
 
 T = TypeVar("T")
 
-FIRST_POLL = 0.25  # seconds
+FIRST_POLL = 0.25  # seconds between polls at first, and for how long; later one a second
+FIRST_POLLS = 2.5
 PATIENCE = 30 * 60.0  # seconds of waiting after which a job is left for the next run to collect
 COLLECT_LATER = "The job is kept: run again with the same settings to collect it, nothing is paid twice."
 
@@ -122,7 +123,7 @@ def error_text(answer: Answer) -> str:
     if body is None:
         raw = answer.body[: 4 * _TEXT_LIMIT].decode("utf-8", "replace").strip()
         return "an HTML page" if raw.startswith("<") else words(raw) or "nothing"
-    return words(body) or "no explanation"
+    return words(body).rstrip(".") or "no explanation"
 
 
 def is_about_content(text: str) -> bool:
@@ -205,7 +206,8 @@ def watch(
         if isinstance(seen, Progress):
             useless = 0
             call = replace(call, progress=seen)
-            pause = min(max(pause, FIRST_POLL) * 1.4, 1.0 if waited < 60 else 3.0)
+            slower = min(max(pause, FIRST_POLL) * 1.6, 1.0 if waited < 60 else 3.0)
+            pause = FIRST_POLL if waited < FIRST_POLLS else slower
         elif seen is not None:
             return seen
         else:

@@ -2,7 +2,7 @@
 
 A client belongs to one job and one thread: its connections, its key and its pauses. A free call is repeated until it
 works or patience ends. The paid call is repeated only where the provider certainly did not take it: not one byte of
-the body had left, or the answer was 429.
+the body had left, or the answer said so.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from email.utils import parsedate_to_datetime
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
@@ -43,8 +43,20 @@ class Patience:
     gone: float = 6.0  # a picture that its address does not have
     whole_answer: float = 600.0  # one answer from first to last byte, however slowly it trickles
     whole_picture: float = 300.0
+    silence: float = 600.0  # without a byte, in any call
+    between_polls: float = 60.0  # also where the provider asks for more
     first_pause: float = 0.5
     longest_pause: float = 8.0
+
+    @classmethod
+    def of_operator(cls) -> Patience:
+        """The pack's own, cut to what the server's environment allows."""
+        longest = _settings.patience_seconds()
+        if longest is None:
+            return cls()
+        pauses = {"between_polls", "first_pause", "longest_pause"}
+        limits = {wait.name: longest / 8 if wait.name in pauses else longest for wait in fields(cls)}
+        return cls(**{name: min(limit, getattr(cls, name)) for name, limit in limits.items()})
 
 
 class Gone(Unavailable):
@@ -124,7 +136,7 @@ class Client:
             except _Failed as failure:
                 fault = self._unavailable(url, failure)
             else:
-                may_repeat = answer.status == 429 if call.paid else answer.status in WORTH_REPEATING
+                may_repeat = self._was_declined(answer) if call.paid else answer.status in WORTH_REPEATING
                 if not (may_repeat and repeat_statuses):
                     return answer
                 asked = _retry_after(answer)
@@ -184,9 +196,12 @@ class Client:
                 ) from None
             self._sending(False)
             raise
-        if answer.status == 429:
+        if self._was_declined(answer):
             self._sending(False)
         return answer
+
+    def _was_declined(self, answer: Answer) -> bool:
+        return answer.status == 429 or self._provider.declined(answer)
 
     def _once(self, call: Call, url: str, with_key: bool) -> Answer:
         deadline = time.monotonic() + self._patience.whole_answer
@@ -244,7 +259,8 @@ class Client:
         session = self._session = self._session or _session()
         prepared, body = self._prepared(session, call, url, with_key)
         settings = session.merge_environment_settings(prepared.url, {}, True, None, None)
-        timeout = (min(self._patience.connect, call.timeout), call.timeout)
+        silence = min(self._patience.silence, call.timeout)
+        timeout = (min(self._patience.connect, silence), silence)
         try:
             return session.send(prepared, allow_redirects=False, timeout=timeout, **settings)
         except (requests.RequestException, HTTPError, OSError) as error:

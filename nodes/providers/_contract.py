@@ -219,8 +219,9 @@ class Provider:
     estimate: Callable[[GenerationRequest], Estimate]
     parameters: Mapping[str, Mapping[str, Parameter]]  # mode → input name → Parameter; a mode not listed is unsupported
     max_images: int = 1  # in one paid call
-    presets: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # its own sizes, where no other provider has them
+    presets: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # sizes that are its own
     picture_hosts: tuple[str, ...] = ()  # hosts beside `hosts` that pictures come from, for the README
+    declined: Callable[[Answer], bool] = lambda answer: False  # beside 429: certainly not accepted, worth another try
     check: Call | None = None  # a call that costs nothing and says whether the key is good
     reconcile: Callable[[GenerationRequest, float], Reconciliation] | None = None  # (request, sent at) → job or None
 

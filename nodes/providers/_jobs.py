@@ -23,6 +23,7 @@ from . import _settings
 from . import providers as all_providers
 from ._client import Client, Patience
 from ._contract import (
+    AUTO,
     BalanceTooLow,
     Cancelled,
     Estimate,
@@ -44,7 +45,6 @@ from ._keys import Keys
 from ._part import Desk, Order, Part
 from ._split import joint_error, joint_result, split, total
 
-AUTO = "auto"
 THREADS = 32  # jobs that are sent or waited for at the same time
 # `auto` never takes to another provider what one refused for its content.
 ASK_ANOTHER = (KeyRefused, BalanceTooLow, RateLimited, RequestRefused, Unavailable)
@@ -119,7 +119,7 @@ class Jobs:
         self.keys = Keys(private_folder, self._providers)
         self._journal = Journal(private_folder)
         slots = threading.Semaphore(THREADS)
-        self._desk = Desk(self._journal, self.keys, Path(pictures_folder), patience or Patience(), slots)
+        self._desk = Desk(self._journal, self.keys, Path(pictures_folder), patience or Patience.of_operator(), slots)
         self._lock = threading.RLock()
         self._live: dict[str, Part] = {}  # payload hash → the part that works on it
         self._handles: dict[str, Handle] = {}  # ticket → its first handle, while it runs

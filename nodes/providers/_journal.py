@@ -2,11 +2,12 @@
 
     reserved ──► sending ──► accepted ──► delivered ──► done
         │           └──► unknown ──┘
-        └──────────────► failed, cancelled
+        └──────────────► failed, spent, cancelled
 
 `reserved`: the price is set aside, nothing has left. `sending`: the paid call may have left. `accepted`: the provider
 holds the job. `delivered`: the pictures' addresses are known. `done`: the pictures are on disk. `unknown`: the paid
-call left and its answer was lost. Each state is on disk before the step that it announces.
+call left and its answer was lost. `failed`: no picture and nothing paid. `spent`: no picture, and paid or perhaps paid:
+what was refused for its content would be again, for money again. Each state is on disk before the step that it announces.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ T = TypeVar("T")
 logger = logging.getLogger("flux_krea")
 
 RESERVED, SENDING, ACCEPTED, DELIVERED, DONE = "reserved", "sending", "accepted", "delivered", "done"
-UNKNOWN, FAILED, CANCELLED = "unknown", "failed", "cancelled"
+UNKNOWN, FAILED, SPENT, CANCELLED = "unknown", "failed", "spent", "cancelled"
 TO_COLLECT = (SENDING, UNKNOWN, ACCEPTED, DELIVERED)  # money is, or may be, spent and no picture is here
-TO_FIND = (RESERVED, *TO_COLLECT, DONE)
+TO_FIND = (RESERVED, *TO_COLLECT, DONE, SPENT)
 
 KEEP_SECONDS = 30 * 24 * 3600.0
 KEEP_PICTURE_BYTES = 2 * 2**30
@@ -289,8 +290,8 @@ class Journal:
 
 
 def _same(db: sqlite3.Connection, payload_hash: str) -> Row | None:
-    """What is done costs nothing more and comes first; an unknown outcome, which can only refuse, comes last."""
-    return _find(db, payload_hash, f"state != '{DONE}', state = '{UNKNOWN}', created DESC")
+    """What is done costs nothing more and comes first; what can only refuse comes last."""
+    return _find(db, payload_hash, f"state != '{DONE}', state IN ('{UNKNOWN}', '{SPENT}'), created DESC")
 
 
 def _newest(db: sqlite3.Connection, payload_hash: str) -> Row | None:

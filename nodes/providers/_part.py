@@ -41,8 +41,9 @@ from ._contract import (
     Unavailable,
     UnknownOutcome,
 )
-from ._journal import ACCEPTED, CANCELLED, DELIVERED, DONE, FAILED, RESERVED, SENDING, UNKNOWN, Journal, Row
+from ._journal import ACCEPTED, CANCELLED, DELIVERED, DONE, FAILED, RESERVED, SENDING, SPENT, UNKNOWN, Journal, Row
 from ._keys import Keys
+from ._pace import Pace
 
 logger = logging.getLogger("flux_krea")
 
@@ -62,6 +63,7 @@ class Desk:
     pictures: Path
     patience: Patience
     slots: threading.Semaphore
+    pace: Pace = field(default_factory=Pace)
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,11 @@ class Part:
 
     def _generate(self) -> Delivery:
         """From wherever the row stands to the delivery. Raises ProviderError; the row says what a next run can do."""
+        if self._row.state == SPENT:
+            raise GenerationFailed(
+                f"Exactly this was sent on {self._date()} and left no picture: {self._row.note} Now nothing was sent.",
+                paid=None,
+            )
         if self._row.state == UNKNOWN:
             self._find_lost(self._asked_before())
         try:
@@ -192,7 +199,7 @@ class Part:
             except ProviderError as error:
                 fault = error
         if self._row.state in (RESERVED, SENDING) or (self._row.state == ACCEPTED and isinstance(fault, FINAL)):
-            self._give_up(FAILED, fault)
+            self._give_up(FAILED if fault.paid is False else SPENT, fault)
         raise fault
 
     def _exchange(self) -> Exchange:
@@ -200,15 +207,20 @@ class Part:
         return self._provider.exchange(self._request) if job is None else self._provider.exchange(self._request, job)
 
     def _drive(self, exchange: Exchange) -> Delivery:
-        advance, answer = exchange.send, None
+        advance, answer, watch = exchange.send, None, None
         while True:
             try:
                 step = advance(answer)
             except StopIteration as end:
+                if watch:
+                    watch.ended()
                 return self._file(end.value)
             if isinstance(step, Accepted):
                 self._save(state=ACCEPTED, job=dict(step.job))
+                watch = self._desk.pace.watch((self.order.provider_id, self._row.endpoint, self._request.steps))
                 answer = None
+            elif watch and step.delay and (answer is None or answer.ok):
+                answer = self._answer(replace(step, delay=watch.pause(step.delay)))
             else:
                 answer = self._answer(step)
 
@@ -217,7 +229,7 @@ class Part:
             self._cancel_call = call.cancel
         if call.progress:
             self._show(call.progress)
-        self._pause(call.delay)
+        self._pause(min(call.delay, self._desk.patience.between_polls))
         if call.paid and self._row.state != RESERVED:
             raise BadAnswer(f"{self._provider.label} would have to be paid a second time for one job; it was not sent.")
         try:
@@ -262,7 +274,7 @@ class Part:
         if self._provider.reconcile:
             self._show(Progress("the answer was lost; looking for the job at the provider"))
             for pause in LOOK_FOR_LOST:
-                self._pause(pause)
+                self._pause(min(pause, self._desk.patience.between_polls))
                 job = self._listed_job()
                 if job and not self._desk.journal.is_taken(job, self._row):
                     self._save(state=ACCEPTED, job=dict(job))
@@ -288,12 +300,14 @@ class Part:
             return None
 
     def _asked_before(self) -> UnknownOutcome:
-        sent = time.strftime("%Y-%m-%d %H:%M", time.localtime(self._row.sent or self._row.created))
         return UnknownOutcome(
-            f"Exactly this was sent to {self._provider.label} on {sent} and the answer was lost; now nothing was sent. "
-            "Look at your account there.",
+            f"Exactly this was sent to {self._provider.label} on {self._date()} and the answer was lost; now nothing was "
+            "sent. Look at your account there.",
             paid=None,
         )
+
+    def _date(self) -> str:
+        return time.strftime("%Y-%m-%d %H:%M", time.localtime(self._row.sent or self._row.created))
 
     # Stopping
 
@@ -377,7 +391,7 @@ class Part:
                 logger.error("API Krea: the journal cannot be written (%s); only this run knows of a paid job.", error)
 
     def _give_up(self, state: str, error: ProviderError | None) -> None:
-        cost = self._row.reserved if error and error.paid else 0.0
+        cost = self._row.reserved if state == SPENT else 0.0
         self._save(state=state, reserved=cost, owner=None, note=self._safe(error) if error else "")
 
     def _let_go(self) -> None:
@@ -401,8 +415,9 @@ class Part:
         text = self._safe(fault)
         if self._row.state == DELIVERED:
             fault.paid = True
-        if self._row.state == ACCEPTED and isinstance(fault, UnknownOutcome) and "collect" not in text:
-            text += f" {ORDER_AGAIN}"
+        asks_again = self._row.state == ACCEPTED and isinstance(fault, UnknownOutcome) and "collect" not in text
+        if self._row.state == SPENT or asks_again:
+            text += f" It has to be paid all the same. {ORDER_AGAIN}" if fault.paid else f" {ORDER_AGAIN}"
         elif fault.paid is False and not isinstance(fault, Cancelled) and "paid" not in text:
             text += " Nothing was paid."
         elif self._row.state in (ACCEPTED, DELIVERED) and "collect" not in text:

@@ -9,6 +9,7 @@ from ._contract import OverBudget
 
 MAX_COST = "FLUX_KREA_MAX_COST_USD"
 BASE_URL = "FLUX_KREA_BASE_URL_"
+PATIENCE = "FLUX_KREA_PATIENCE_SECONDS"
 
 
 def variable(name: str) -> str:
@@ -32,3 +33,12 @@ def max_cost_usd() -> float | None:
     if not (math.isfinite(limit) and limit >= 0):
         raise OverBudget(f"{MAX_COST} is {text[:40]!r}, not an amount in US dollars. Set it to a number such as 0.50.")
     return limit
+
+
+def patience_seconds() -> float | None:
+    """The longest that anything is waited for at a provider: for tests, and for whoever wants errors sooner."""
+    try:
+        seconds = float(variable(PATIENCE))
+    except ValueError:
+        return None
+    return seconds if math.isfinite(seconds) and seconds > 0 else None

@@ -175,12 +175,16 @@ def _submit(planned: Plan) -> Generator[Call, Answer, dict[str, Any]]:
 
 
 def _submit_refusal(answer: Answer) -> ProviderError:
-    # fal names its own failures, and says that it does not bill them; a proxy's 5xx names nothing.
-    if answer.status >= 500 and _error_type(answer):
+    if _declined(answer):
         return Unavailable(
             f"fal answered {answer.status}: {error_text(answer)}. Nothing was accepted; try again later."
         )
     return refusal(answer, SITE)
+
+
+def _declined(answer: Answer) -> bool:
+    """fal names its own failures, and says that it does not bill them; a proxy's 5xx names nothing."""
+    return answer.status >= 500 and bool(_error_type(answer))
 
 
 def _addresses(job: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -222,15 +226,15 @@ def _read_result(
 ) -> Delivery | None:
     if answer.ok:
         return _delivery(answer, request, job)
-    error_type = _error_type(answer) or words(status.get("error_type"))
-    text = error_text(answer) if answer.status == 422 else words(status.get("error")) or error_text(answer)
+    failure = words(status.get("error")) or words(status.get("error_type"))
+    text = error_text(answer) if answer.status == 422 else failure or error_text(answer)
     if answer.status == 422:
         if is_about_content(text) or _names_content_policy(answer):
             raise ContentRefused(f"fal refused the content: {text}. Change the prompt or the image.", paid=None)
         raise RequestRefused(f"fal refused the values: {text}. fal may bill a 422 that used its GPU.", paid=None)
-    if error_type or (words(status.get("error")) and answer.status >= 500):
+    if failure:
         raise GenerationFailed(f"fal's job failed: {text}. fal does not bill its own failures; run again.", paid=False)
-    return None  # 401, 429 and bare 5xx say nothing about the job
+    return None  # where the status names no failure, 401, 429 and 5xx say nothing about the job
 
 
 def _names_content_policy(answer: Answer) -> bool:
@@ -313,6 +317,7 @@ PROVIDER = Provider(
     max_images=MAX_IMAGES,
     presets=PRESETS,
     picture_hosts=("fal.media", "v3.fal.media", "storage.googleapis.com"),
+    declined=_declined,
     check=Call("GET", "https://api.fal.ai/v1/models/pricing?endpoint_id=fal-ai%2Fflux%2Fkrea"),
     reconcile=reconcile,
 )

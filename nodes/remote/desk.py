@@ -6,9 +6,11 @@ import asyncio
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import Future
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import comfy.model_management
 import folder_paths
@@ -19,7 +21,9 @@ from server import PromptServer
 if TYPE_CHECKING:
     from ..providers._jobs import Handle, Jobs
 
-LOOK = 0.1  # seconds between looks at the job and at the Cancel button
+T = TypeVar("T")
+
+LOOK = 0.03  # seconds between looks at the job and at the Cancel button
 HISTORY_DEADLINE = 10.0  # seconds for ComfyUI to write down how a prompt ended
 
 
@@ -46,6 +50,21 @@ def _jobs() -> Jobs:
 
     folder = private_folder()
     return Jobs(folder, folder / "pictures")
+
+
+async def in_thread(work: Callable[..., T], *arguments) -> T:
+    """In a thread of its own: calls to a provider that hangs would soon take all of asyncio's few."""
+    future: Future[T] = Future()
+    future.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            future.set_result(work(*arguments))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="krea-call", daemon=True).start()
+    return await asyncio.wrap_future(future)
 
 
 _running: dict[str, set[Handle]] = defaultdict(set)  # prompt id → its jobs under way

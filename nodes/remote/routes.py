@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 from dataclasses import asdict
 from urllib.parse import urlsplit
@@ -10,8 +9,10 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from server import PromptServer
 
+from ..inference import detector, installed
 from ..providers import _settings, providers
 from ..providers._contract import ProviderError
+from ..providers._split import split
 from . import desk, inputs
 
 REMOTE_KEYS = "FLUX_KREA_ALLOW_REMOTE_KEYS"  # the operator's word that keys may be set from other machines
@@ -29,6 +30,7 @@ def register() -> None:
     routes.post("/flux_krea/keys/test")(guarded(test_key))
     routes.post("/flux_krea/estimate")(guarded(estimate, local_only=False))
     routes.get("/flux_krea/waiting")(waiting_jobs)
+    routes.get("/flux_krea/detectors")(detector_states)
 
 
 # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -61,7 +63,7 @@ async def key_states(request: web.Request) -> web.Response:
 
 async def waiting_jobs(request: web.Request) -> web.Response:
     """Jobs that were paid, or perhaps paid, and not collected."""
-    rows = await asyncio.to_thread(desk.jobs().pending)
+    rows = await desk.in_thread(desk.jobs().pending)
     return web.json_response(
         [
             {
@@ -76,6 +78,20 @@ async def waiting_jobs(request: web.Request) -> web.Response:
     )
 
 
+async def detector_states(request: web.Request) -> web.Response:
+    """Each detector that Krea Safety Check offers: null, or the sentence with which it would refuse."""
+    names = installed.names() or [detector.DEFAULT]
+    return web.json_response({name: await desk.in_thread(detector_trouble, name) for name in names})
+
+
+def detector_trouble(name: str) -> str | None:
+    try:
+        installed.inspect(name)
+    except ValueError as problem:
+        return str(problem)
+    return None
+
+
 # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -83,41 +99,53 @@ async def set_key(body: dict) -> dict:
     name, key = known_provider(body), body.get("key")
     if not isinstance(key, str):
         raise web.HTTPBadRequest(text="key must be a text.")
-    await asyncio.to_thread(desk.jobs().keys.set, name, key)
+    await desk.in_thread(desk.jobs().keys.set, name, key)
     return {"state": desk.jobs().keys.state(name)}
 
 
 async def remove_key(body: dict) -> dict:
     name = known_provider(body)
-    await asyncio.to_thread(desk.jobs().keys.remove, name)
+    await desk.in_thread(desk.jobs().keys.remove, name)
     return {"state": desk.jobs().keys.state(name)}
 
 
 async def test_key(body: dict) -> dict:
     """Asks the provider, for nothing, in a thread: a slow provider must not hold up ComfyUI."""
     name = known_provider(body)
-    await asyncio.to_thread(desk.jobs().test_key, name)
+    await desk.in_thread(desk.jobs().test_key, name)
     return {"works": True}
 
 
 async def estimate(body: dict) -> dict:
-    """What a run with these widget values would cost, as the node would send it."""
+    """What a run with these widget values would cost, as the node would send it; or why it would be refused."""
     name, has_image, values = body.get("provider"), body.get("has_image"), body.get("values")
     if not isinstance(values, dict):
         raise web.HTTPBadRequest(text="values must be an object with the node's widgets.")
     try:
         request = inputs.request_of(**values, image=inputs.BLANK_IMAGE if has_image else None)
+        return await desk.in_thread(priced, name, request)
     except (TypeError, ValueError) as problem:
         raise web.HTTPBadRequest(text=f"The values are not those of API Krea: {problem}") from None
-    return await asyncio.to_thread(priced, name, request)
+    except ProviderError as refusal:
+        return {"refused": desk.jobs().keys.redacted(str(refusal))}
 
 
 def priced(name: str, request) -> dict:
     jobs = desk.jobs()
     chosen = jobs.choose(request)[0] if name == inputs.AUTO else name
     known = jobs.estimate(chosen, request)
-    plan = providers()[chosen].plan(request) if chosen in providers() else None
-    return {"provider": chosen, "usd": known.usd, "note": known.note, "size": plan and plan.size}
+    provider = providers()[chosen]
+    plan = provider.plan(split(request, provider.max_images)[0])
+    return {
+        "provider": chosen,
+        "usd": known.usd,
+        "note": known.note,
+        "size": plan.size,
+        "changes": [
+            {"input": it.parameter, "asked": it.asked, "delivered": it.delivered, "because": it.reason}
+            for it in plan.changes
+        ],
+    }
 
 
 def known_provider(body: dict) -> str:

@@ -1,11 +1,13 @@
 """The page in a real Chromium, once with the canvas renderer and once with the Vue renderer."""
 
 import os
+import re
 
 import pytest
 from playwright.sync_api import sync_playwright
 
 READY = "() => window.app?.extensionManager?.workflow?.activeWorkflow && document.querySelector('canvas')"
+TRANSLATED_HELP = re.compile(r"/docs/\w+/\w+\.md$")  # asked for first; without one the page takes <node id>.md
 OURS = "/extensions/flux-krea/"  # ComfyUI's own page complains too, of a missing user.css and of having no network
 
 
@@ -38,4 +40,4 @@ def page(chromium, comfyui, renderer):
     page.wait_for_timeout(1000)
     yield page
     page.close()
-    assert not [problem for problem in problems if OURS in "".join(problem)]
+    assert not [problem for problem in problems if OURS in "".join(problem) and not TRANSLATED_HELP.search(problem[1])]

@@ -5,14 +5,13 @@ import threading
 import time
 
 import pytest
+from api_graphs import PROMPT, PROVIDERS, ApiGraph
 from comfyui import ComfyUIError
 from graphs import Graph
 from PIL import Image
 from standins import expected_pixel
 
-PROVIDERS = ("fal", "replicate", "lumenfall", "core_today", "one_min")
 MODES = [(name, mode) for name in PROVIDERS for mode in ("text", "image")] + [("fal", "redux")]
-PROMPT = "a red fox in the snow"
 
 
 @pytest.fixture(autouse=True)
@@ -21,26 +20,9 @@ def quick(standins):
         standin.set(job_seconds=0.2, queue_seconds=0)
 
 
-def api(graph: Graph, provider: str, **changes) -> str:
-    """API Krea, with values that every provider takes."""
-    values = {
-        "provider": provider, "prompt": PROMPT, "image_use": "image to image", "strength": 0.8, "width": 512,
-        "height": 512, "steps": 12, "guidance": 4.0, "seed": 41, "images": 1, "acceleration": "none",
-        "safety_checker": True, "output_format": "png", "quality": 90, "max_cost_usd": -1.0, "reuse": True, "extra": "",
-    }  # fmt: skip
-    return graph.add(graph.api_class, **{**values, **changes})
-
-
-class ApiGraph(Graph):
-    api_class = "FluxKreaAPI"
-
-    def shown(self, node: str) -> str:
-        return self.add("SaveImage", images=[node, 0], filename_prefix="api")
-
-
 def run_one(comfyui, provider: str, **changes):
     graph = ApiGraph()
-    node = api(graph, provider, **changes)
+    node = graph.api(provider, **changes)
     saved = graph.shown(node)
     history = comfyui.run(graph)
     report = json.loads(history["outputs"][node]["text"][0])
@@ -61,7 +43,7 @@ def test_each_provider_delivers_the_right_picture_flags_and_seed(comfyui, standi
         changes["image"] = [graph.add("LoadImage", image="example.png"), 0]
     if mode == "redux":
         changes |= {"image_use": "redux", "prompt": ""}
-    node = api(graph, provider, **changes)
+    node = graph.api(provider, **changes)
     saved = graph.shown(node)
 
     history = comfyui.run(graph)
@@ -110,7 +92,7 @@ def test_a_random_seed_is_drawn_shown_and_different_each_time(comfyui, standins)
 def test_a_budget_holds_under_parallel_nodes(comfyui, standins):
     graph = ApiGraph()
     for seed in range(8):
-        graph.shown(api(graph, "replicate", seed=81 + seed, max_cost_usd=0.05))
+        graph.api_shown("replicate", seed=81 + seed, max_cost_usd=0.05)
     with pytest.raises(ComfyUIError, match="max_cost_usd|0.05"):
         comfyui.run(graph)
     time.sleep(1.0)
@@ -122,7 +104,7 @@ def test_cancel_frees_comfyui_at_once_and_stops_what_can_be_stopped(comfyui, sta
     standins[provider].set(job_seconds=20)
     graph = ApiGraph()
     for seed in (91, 92):
-        graph.shown(api(graph, provider, seed=seed))
+        graph.api_shown(provider, seed=seed)
     pressed = []
 
     def press_later():
@@ -141,15 +123,19 @@ def test_cancel_frees_comfyui_at_once_and_stops_what_can_be_stopped(comfyui, sta
         assert len(standins[provider].state()["cancels"]) == 2
 
 
-def test_a_failing_sibling_costs_nothing(comfyui, standins):
+@pytest.mark.parametrize(
+    "fault", [("submit", "status", {"status": 422}), ("job", "failed", {})], ids=["at the submit", "at the end"]
+)
+def test_a_failing_sibling_costs_nothing(comfyui, standins, fault):
+    phase, kind, options = fault
     standins["fal"].set(job_seconds=1.5)
-    standins["fal"].fault("submit", "status", 1, status=422, prompt="forbidden")
+    standins["fal"].fault(phase, kind, 1, prompt="forbidden", **options)
 
     def graph_with(prompt: str) -> ApiGraph:
         graph = ApiGraph()
         for seed in (101, 102, 103):
-            graph.shown(api(graph, "fal", seed=seed))
-        graph.shown(api(graph, "fal", seed=104, prompt=prompt))
+            graph.api_shown("fal", seed=seed, prompt=f"beside one that fails {phase}")
+        graph.api_shown("fal", seed=104, prompt=prompt + phase)
         return graph
 
     with pytest.raises(ComfyUIError):
@@ -161,9 +147,8 @@ def test_a_failing_sibling_costs_nothing(comfyui, standins):
 
 def test_submit_lets_the_queue_go_on_and_collect_fetches_it_later(comfyui, standins):
     standins["fal"].set(job_seconds=1.0)
-    submitted = ApiGraph()
-    submitted.api_class = "FluxKreaSubmit"
-    node = api(submitted, "fal", seed=111)
+    submitted = ApiGraph("FluxKreaSubmit")
+    node = submitted.api("fal", seed=111)
     (ticket,) = comfyui.run(submitted)["outputs"][node]["text"]
 
     collected = Graph()
@@ -199,7 +184,18 @@ def test_what_cannot_be_done_is_said_before_anything_is_sent(comfyui, standins, 
     graph = ApiGraph()
     if changes.pop("with_image", False):
         changes["image"] = [graph.add("LoadImage", image="example.png"), 0]
-    graph.shown(api(graph, provider, **changes))
+    graph.api_shown(provider, **changes)
     with pytest.raises(ComfyUIError, match=sentence):
         comfyui.run(graph)
     assert jobs_paid(standins) == 0
+
+
+@pytest.mark.parametrize("reuse, jobs", [(True, 1), (False, 2)])
+def test_the_same_request_twice_in_one_graph_is_one_job_unless_reuse_is_off(comfyui, standins, reuse, jobs):
+    standins["fal"].set(job_seconds=1.0)
+    graph = ApiGraph()
+    for _ in range(2):
+        graph.api_shown("fal", seed=131, prompt=f"twice, reuse {reuse}", reuse=reuse)
+    history = comfyui.run(graph)
+    assert len(comfyui.pictures(history)) == 2
+    assert jobs_paid(standins) == jobs

@@ -21,14 +21,18 @@ def packed(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pack")
     clone = folder / "flux-krea"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
     for name in filter(None, tracked):  # as it is now, committed or not
         if (ROOT / name).exists():
             (clone / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, clone / name)
     environment = {"HOME": str(folder), "PATH": f"{COMFY.parent}:/usr/bin:/bin"}
     for command in (["tracking", "disable"], ["node", "validate"], ["node", "pack"]):
-        done = subprocess.run([COMFY, *command], cwd=clone, env=environment, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            [COMFY, *command], cwd=clone, env=environment, capture_output=True, text=True, timeout=120
+        )
         assert done.returncode == 0, done.stdout + done.stderr
     return clone / "node.zip"
 
@@ -40,14 +44,18 @@ def shipped(packed: Path, *endings: str) -> dict[str, str]:
 
 def test_the_archive_holds_the_pack_and_nothing_else(packed):
     names = zipfile.ZipFile(packed).namelist()
-    assert {"__init__.py", "pyproject.toml", "requirements.txt", "LICENSE", "README.md", "web/flux_krea.js"} <= set(names)
+    assert {"__init__.py", "pyproject.toml", "requirements.txt", "LICENSE", "README.md", "web/flux_krea.js"} <= set(
+        names
+    )
     assert not [name for name in names if name.startswith(FORBIDDEN_FOLDERS) or name == "dev.py"]
     assert sum(info.file_size for info in zipfile.ZipFile(packed).infolist()) < 5_000_000
 
 
 def test_network_and_environment_are_each_touched_in_one_file(packed):
     sources = shipped(packed, ".py")
-    used = {name for name, text in sources.items() if re.search(r"^\s*(import|from) (requests|urllib3|http)\b", text, re.M)}
+    used = {
+        name for name, text in sources.items() if re.search(r"^\s*(import|from) (requests|urllib3|http)\b", text, re.M)
+    }
     assert used == {"nodes/providers/_client.py"}
     assert {name for name, text in sources.items() if ENVIRONMENT.search(text)} == {"nodes/providers/_settings.py"}
 

@@ -8,7 +8,7 @@ from email.utils import format_datetime
 import pytest
 from fake_provider import API, KEY, QUEUE, QUICK, FakeServer, bomb, png
 from flux_krea.nodes.providers import _client, _pictures
-from flux_krea.nodes.providers._client import Client, Gone
+from flux_krea.nodes.providers._client import Client, Gone, Patience
 from flux_krea.nodes.providers._contract import BadAnswer, Call, RequestRefused, Unavailable, UnknownOutcome, Upload
 
 PAID = Call("POST", f"{API}/jobs", json={"n": 1}, paid=True, timeout=0.5)
@@ -387,3 +387,18 @@ def test_threads_can_download_side_by_side(server, monkeypatch, tmp_path):
     for thread in threads:
         thread.join()
     assert len(list(tmp_path.glob("*.png"))) == 8
+
+
+@pytest.mark.parametrize(
+    "text, fault, pause", [("2", 2.0, 0.25), ("", 30.0, 8.0), ("soon", 30.0, 8.0), ("-1", 30.0, 8.0)]
+)
+def test_patience_can_be_shortened_by_the_servers_environment_only(monkeypatch, text, fault, pause):
+    monkeypatch.setenv("FLUX_KREA_PATIENCE_SECONDS", text)
+    patience = Patience.of_operator()
+    assert (patience.fault, patience.longest_pause) == (fault, pause)
+
+
+def test_the_paid_call_is_sent_again_where_the_provider_says_that_it_took_nothing(client, server):
+    client._provider = replace(client._provider, declined=lambda answer: answer.status == 503)
+    server.faults["submit"] = [503]
+    assert client.answer_to(PAID).ok and server.paid == 1

@@ -40,7 +40,7 @@ from flux_krea.nodes.providers._contract import (
         ({}, reply({"detail": [{"msg": "bad", "type": "content_policy_violation"}]}, 422), ContentRefused, None),
         ({}, reply({"detail": "Could not load image"}, 422), RequestRefused, None),
         ({"error": "Runner died", "error_type": "runner_server_error"}, reply({}, 500), GenerationFailed, False),
-        ({}, reply({"detail": "late", "error_type": "request_timeout"}, 504), GenerationFailed, False),
+        ({}, reply({"detail": "late", "error_type": "request_timeout"}, 504), Unavailable, True),
         ({}, reply({"detail": "oops"}, 500), Unavailable, True),
         ({}, reply({"images": []}), BadAnswer, True),
         ({}, reply({"images": [{"url": "E"}, 5, None]}), BadAnswer, True),

@@ -1,0 +1,143 @@
+"""kill -9 at random instants with a job at every provider under way; then the same again, to its end.
+
+Most kills hit a process that runs the pack's library alone, every tenth a whole ComfyUI.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import closing, suppress
+from pathlib import Path
+
+from api_graphs import PROVIDERS, ApiGraph
+from comfyui import ROOT, ComfyUI, ComfyUIError
+from standins import start_all
+
+KILLS = 50
+LIFE = 1.6  # seconds of the longest run, and the latest instant of a kill
+PAGE = ROOT / "docs" / "api_crash.md"
+PACE = {"queue_seconds": 0.25, "job_seconds": 0.35, "download_seconds": 0.3, "delays": {"submit": 0.15}}
+
+
+def run(arguments):
+    kills = int(arguments[0]) if arguments else KILLS
+    with start_all(**PACE) as standins, tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, **standins.env, "FLUX_KREA_PATIENCE_SECONDS": "20"}
+        whole = max(1, kills // 10)
+        found = []
+        for turn in range(kills - whole):
+            found += killed_library(Path(folder) / str(turn), f"crash {turn}", environment, standins)
+        found += killed_comfyui(Path(folder) / "comfyui", whole, environment, standins)
+    if os.environ.get("FLUX_KREA_WRITE_DOCS") == "1":
+        PAGE.parent.mkdir(exist_ok=True)
+        PAGE.write_text(page(found, kills, whole), encoding="utf-8")
+    most = max(each["paid"] for each in found)
+    lost = sum(each["paid"] and each["ended"] == "lost" for each in found)
+    unit = f"jobs paid for one request, at most; {len(found)} requests, {lost} paid pictures lost"
+    yield {"bench": "crash", "ours": most, "reference": 1, "ratio": most, "unit": unit, "n": kills, "device": "cpu"}
+
+
+def killed_library(folder: Path, prompt: str, environment, standins) -> list[dict]:
+    command = [sys.executable, str(Path(__file__).with_name("_crash_run.py")), str(folder), prompt]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for_start(folder, process)
+    time.sleep(random.uniform(0, LIFE))
+    process.kill()
+    process.wait()
+    states = journal_states(folder)
+    wait_for_the_end(standins)
+    again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    ended = json.loads(again.stdout)
+    return [observed(provider, prompt, states, ended[provider], standins) for provider in PROVIDERS]
+
+
+def killed_comfyui(base: Path, count: int, environment, standins) -> list[dict]:
+    found = []
+    comfyui = ComfyUI(base, arguments=("--cpu",), environment=environment)
+    comfyui.start()
+    for turn in range(count):
+        prompt = f"whole crash {turn}"
+        submit = ApiGraph("FluxKreaSubmit")
+        for provider in PROVIDERS:
+            submit.api(provider, prompt=prompt)
+        comfyui.queue(submit)
+        time.sleep(random.uniform(0, LIFE))
+        comfyui.kill()
+        states = journal_states(base)
+        wait_for_the_end(standins)
+        comfyui.start()
+        for provider in PROVIDERS:
+            found.append(observed(provider, prompt, states, run_again(comfyui, provider, prompt), standins))
+    comfyui.stop()
+    return found
+
+
+def run_again(comfyui: ComfyUI, provider: str, prompt: str) -> str:
+    graph = ApiGraph()
+    graph.api_shown(provider, prompt=prompt)
+    try:
+        return "picture" if comfyui.pictures(comfyui.run(graph)) else "nothing"
+    except ComfyUIError as error:
+        return f"UnknownOutcome: {error}" if "perhaps pay twice" in str(error) else str(error)
+
+
+def observed(provider: str, prompt: str, states: dict, ended: str, standins) -> dict:
+    jobs = standins[provider].state()["jobs"]
+    told = ended.startswith("UnknownOutcome") and "perhaps pay twice" in ended
+    return {
+        "provider": provider,
+        "state": states.get((provider, prompt), "nothing on disk yet"),
+        "ended": "picture" if ended == "picture" else "told" if told else "lost",
+        "paid": sum(job["billed"] for job in jobs if job["prompt"] == prompt),
+    }
+
+
+def wait_for_start(folder: Path, process: subprocess.Popen) -> None:
+    """The instant of the kill counts from the journal's first sign, not from Python's start."""
+    while not (folder / "journal.sqlite3").exists() and process.poll() is None:
+        time.sleep(0.01)
+
+
+def wait_for_the_end(standins) -> None:
+    """Providers go on without us; a list of finished jobs shows the last one then."""
+    time.sleep(PACE["queue_seconds"] + PACE["job_seconds"] + PACE["delays"]["submit"])
+    assert all(job["stage"] == "done" for standin in standins.values() for job in standin.state()["jobs"])
+
+
+def journal_states(folder: Path) -> dict[tuple[str, str], str]:
+    """(provider, prompt) → the state of its job on disk."""
+    rows = []
+    for path in folder.rglob("journal.sqlite3"):
+        with closing(sqlite3.connect(path)) as journal, suppress(sqlite3.OperationalError):  # no table yet
+            rows += journal.execute("SELECT provider, request, state FROM jobs")
+    return {(provider, json.loads(request)["prompt"]): state for provider, request, state in rows}
+
+
+def page(found: list[dict], kills: int, whole: int) -> str:
+    counts = Counter((each["provider"], each["state"], each["ended"], each["paid"]) for each in found)
+    lines = [f"| {' | '.join(map(str, key))} | {count} |" for key, count in sorted(counts.items())]
+    table = "\n".join(
+        ["| provider | state on disk at the kill | the same run again | jobs paid | times |", "|---" * 5 + "|", *lines]
+    )
+    most = max(each["paid"] for each in found)
+    lost = sum(each["paid"] and each["ended"] == "lost" for each in found)
+    return f"""# kill -9 at random instants
+
+Written by `python dev.py bench crash` with `FLUX_KREA_WRITE_DOCS=1`. {kills} kills, each with one job at every provider
+under way against the stand-ins: {kills - whole} of a process that runs the pack's library, {whole} of a whole ComfyUI. Then
+the same run again, to its end.
+
+**Jobs paid for one request: at most {most}. Paid pictures lost without a word: {lost}.** "told" is the error that says that
+the answer to the paid call was lost with the process, that nobody can look it up at this provider, and that nothing is sent
+again unless the user asks for it: Lumenfall and 1min.ai answer the paid call with the picture, and core.today lists no jobs.
+
+{table}
+"""

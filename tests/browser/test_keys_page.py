@@ -1,0 +1,76 @@
+"""The settings page for keys: set, tested, removed, and afterwards nowhere to be found but in the private folder."""
+
+import json
+
+import pytest
+from comfyui import ComfyUI
+from page_driver import api_flow, load, saved, screen, set_value, shown, wait_for_text
+
+PAGE = "() => document.documentElement.outerHTML + JSON.stringify({ ...localStorage, ...sessionStorage })"
+
+
+@pytest.fixture(scope="module")
+def comfyui(all_standins, tmp_path_factory):
+    """A server of its own, whose environment has fal's address and nobody's key."""
+    keys = {standin.provider.key_variable for standin in all_standins.values()}
+    environment = {name: value for name, value in all_standins.env.items() if name not in keys}
+    environment |= dict.fromkeys(keys, "")  # also not the tester's own
+    with ComfyUI(tmp_path_factory.mktemp("keys"), arguments=("--cpu",), environment=environment) as server:
+        yield server
+
+
+@pytest.fixture
+def card(page):
+    """fal's part of the settings page, opened from the node's own button."""
+    load(page, api_flow(provider="fal"))
+    wait_for_text(page, "fal: no key – set it in Settings → FLUX Krea")
+    page.evaluate("() => app.graph.getNodeById(1).widgets.find((w) => w.type == 'button').callback()")
+    card = page.locator(".flux-krea-keys fieldset", has_text="Get a key at fal")
+    page.get_by_role("dialog").get_by_text("FLUX Krea", exact=True).first.click()
+    card.wait_for()
+    return card
+
+
+def test_a_key_is_set_tested_removed_and_found_nowhere(comfyui, page, card, standins, renderer):
+    key = standins["fal"].key
+    assert "No key." in card.inner_text()
+    card.get_by_label("fal key").fill("wrong-test-key")
+    card.get_by_role("button", name="Save").press("Enter")
+    card.get_by_text("Saved.").wait_for()
+    card.get_by_role("button", name="Test").press("Enter")
+    card.get_by_text("does not take this key").wait_for()
+
+    field = card.get_by_label("fal key")
+    assert field.get_attribute("type") == "password"
+    field.fill(key)
+    field.press("Enter")
+    card.get_by_text("Saved.").wait_for()
+    card.get_by_text("A key is stored on the server.").wait_for()
+    card.get_by_role("button", name="Test").press("Enter")
+    card.get_by_text("fal takes this key.").wait_for()
+    page.screenshot(path=screen(f"keys-{renderer}.png"))
+    assert field.input_value() == ""
+    assert json.loads((comfyui.base / "user" / "__flux_krea" / "keys.json").read_text()) == {"fal": key}
+
+    wait_for_text(page, "fal: key is set")
+    places = {
+        "page": page.evaluate(PAGE),
+        "settings": json.dumps(comfyui.get("/settings").json()),
+        "keys": json.dumps(comfyui.get("/flux_krea/keys").json()),
+        "workflow": json.dumps(saved(page)),
+        "log": comfyui.log(),
+    }
+    assert [name for name, text in places.items() if key in text or "wrong-test-key" in text] == []
+
+    card.get_by_role("button", name="Remove").press("Enter")
+    card.get_by_text("No key.").wait_for()
+    wait_for_text(page, "fal: no key")
+
+
+def test_the_way_to_the_settings_is_there_only_while_the_key_is_missing(page):
+    load(page, api_flow(provider="fal"))
+    wait_for_text(page, "fal: no key")
+    assert "Set the key…" in shown(page)
+    set_value(page, "provider", "auto")
+    wait_for_text(page, "No provider has a key.")
+    assert "Set the key…" not in shown(page)

@@ -1,0 +1,69 @@
+"""Krea Safety Check and the Review Gate, as a user meets them on the page. The detector is tests/tiny_detector.py."""
+
+import shutil
+
+import pytest
+import tiny_detector
+from page_driver import RUN, TEXT, flow, load, node, screen, set_value, wait_for_text
+
+
+@pytest.fixture
+def detectors(comfyui):
+    """models/safety_checkers/ with the tiny detector in it, before the page asks what there is."""
+    folder = comfyui.base / "models" / "safety_checkers"
+    shutil.rmtree(folder, ignore_errors=True)
+    tiny_detector.write(folder / "tiny")
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_the_detectors_state_is_told_before_the_run_and_each_verdict_after_it(detectors, page, renderer):
+    side = {"canvas": 40, "vue": 48}[renderer]
+    image = node(
+        1, "EmptyImage", (240, 240), [side, side, 2, 0xE6E6E6], outputs=[("IMAGE", "IMAGE", [1])], size=(270, 130)
+    )
+    check = node(
+        2, "FluxKreaSafetyCheck", (560, 240), ["tiny", 0.5, "black", "whole", "auto"], [("image", "IMAGE", 1)],
+        [("image", "IMAGE", [2])], size=(360, 420),
+    )  # fmt: skip
+    kept = node(3, "PreviewImage", (980, 240), inputs=[("images", "IMAGE", 2)], size=(300, 300))
+    load(page, flow(image, check, kept, links=[[1, 1, 0, 2, 0, "IMAGE"], [2, 2, 0, 3, 0, "IMAGE"]]))
+    wait_for_text(page, "tiny: ready", 2, "result")
+    set_value(page, "detector", "gone", 2)
+    wait_for_text(page, "gone: not installed", 2, "result")
+    set_value(page, "detector", "tiny", 2)
+    wait_for_text(page, "tiny: ready", 2, "result")
+    assert page.evaluate(RUN) == "execution_success: "
+    first, *images = wait_for_text(page, "2 of 2 flagged, below 0.5 passes (tiny)", 2, "result").splitlines()
+    assert [line.split(" · ")[0] for line in images] == ["1: flagged", "2: flagged"]
+    page.screenshot(path=screen(f"safety-{renderer}-done.png"))
+
+
+def test_the_review_button_lets_the_very_pictures_pass_that_were_shown(comfyui, page, renderer):
+    side = {"canvas": 72, "vue": 80}[renderer]
+    images = node(
+        1, "EmptyImage", (240, 240), [side, side, 1, 0x336699], outputs=[("IMAGE", "IMAGE", [1])], size=(270, 130)
+    )
+    gate = node(
+        2, "FluxKreaReview", (560, 240), [""], [("image", "IMAGE", 1)], [("image", "IMAGE", [2])], size=(300, 400)
+    )
+    kept = node(3, "SaveImage", (900, 240), ["reviewed"], [("images", "IMAGE", 2)], size=(300, 300))
+    load(page, flow(images, gate, kept, links=[[1, 1, 0, 2, 0, "IMAGE"], [2, 2, 0, 3, 0, "IMAGE"]]))
+    button = "app.graph.getNodeById(2).widgets.find((w) => w.type == 'button')"
+    assert not page.evaluate(f"() => {button}")
+    assert "look at this image" in page.evaluate(RUN)
+    page.wait_for_function(f"() => {button}")
+    page.keyboard.press("Escape")  # older pages say in a dialog that the images were held back
+    page.wait_for_timeout(500)
+    page.screenshot(path=screen(f"review-{renderer}.png"))
+    set_value(page, "color", 0x993311)  # as a random seed would: the page's graph now makes other pictures
+    outcome = page.evaluate(
+        f"""() => new Promise((resolve) => {{
+          app.api.addEventListener("execution_success", (event) => resolve(event.detail.prompt_id), {{ once: true }});
+          {button}.callback();
+        }})"""
+    )
+    (picture,) = comfyui.history(outcome)["outputs"]["3"]["images"]
+    assert picture["filename"].startswith("reviewed")
+    page.wait_for_function(f"() => !{button}")
+    assert page.evaluate(TEXT, [2, "reviewed"]).count("-") == 2

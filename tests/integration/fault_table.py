@@ -1,0 +1,199 @@
+"""Every fault at every provider, driven through `Jobs` over real HTTP: all cells at once, each known by its prompt."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from api_graphs import BLOCKING, PROVIDERS
+from flux_krea.nodes.providers._contract import GenerationRequest, GenerationResult, ProviderError
+from flux_krea.nodes.providers._jobs import Jobs
+from standins import start_all
+
+PATIENCE = "2"  # seconds, as the server's environment sets it
+TOGETHER = 20  # cells
+
+
+PICTURE = ("picture", "picture")
+UNKNOWN = ("UnknownOutcome", "UnknownOutcome")
+FOUND_LATER = ("UnknownOutcome", "picture")
+LISTS_JOBS = ("fal", "replicate")  # where a job whose submit answer was lost can be found
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What goes wrong, where, how often (None: until it is taken away); what comes of it, and of the same run again."""
+
+    name: str
+    phase: str
+    kind: str
+    count: int | None
+    options: dict
+    outcomes: tuple[str, str]
+    at: dict[str, tuple[str, str]]  # provider → its own outcomes
+
+    def strike(self, standin, prompt: str) -> None:
+        standin.fault(self.phase, self.kind, self.count, prompt=prompt, **self.options)
+
+    def expected(self, provider: str) -> tuple[str, str]:
+        return self.at.get(provider, self.outcomes)
+
+
+def fault(name, kind, outcomes=PICTURE, count=1, at=None, **options) -> Fault:
+    return Fault(name, name.partition(":")[0], kind, count, options, outcomes, at or {})
+
+
+def lasting(name, kind, outcomes, **options) -> Fault:
+    return fault(name, kind, outcomes, count=None, **options)
+
+
+def listed(outcomes) -> dict:
+    return dict.fromkeys(LISTS_JOBS, outcomes)
+
+
+REFUSED = ("BadAnswer", "picture")
+AWAY = ("Unavailable", "picture")
+SPENT = ("GenerationFailed", "GenerationFailed")
+BALANCE = "Insufficient credits. Top up your balance."
+FAULTS = [
+    fault("submit: 500 once", "status", UNKNOWN, status=500, at={"fal": PICTURE}),
+    lasting("submit: 500 for ever", "status", UNKNOWN, status=500, at={"fal": AWAY}),
+    fault("submit: 502 with a web page", "html", UNKNOWN),
+    fault("submit: 429 once, Retry-After 1", "status", status=429, retry_after=1),
+    lasting("submit: 429 for ever", "status", ("RateLimited", "picture"), status=429, retry_after=1),
+    fault("submit: reset before acceptance", "reset_before", UNKNOWN),
+    fault("submit: reset after acceptance", "reset_after", UNKNOWN, at=listed(PICTURE)),
+    fault("submit: hangs, accepted later", "hang", UNKNOWN, seconds=4, at=listed(FOUND_LATER)),
+    fault("submit: never answered", "black_hole", UNKNOWN),
+    fault("submit: malformed JSON", "malformed", UNKNOWN, at=listed(PICTURE)),
+    fault("submit: wrong-typed JSON", "wrong_type", UNKNOWN, at=listed(PICTURE)),
+    fault("submit: redirect to another host", "redirect", UNKNOWN),
+    fault("submit: 401", "status", ("KeyRefused", "picture"), status=401),
+    fault("submit: 402 balance", "status", ("BalanceTooLow", "picture"), status=402),
+    fault("submit: 403 balance", "status", ("BalanceTooLow", "picture"), status=403, message=BALANCE),
+    fault("submit: 422", "status", ("RequestRefused", "picture"), status=422, message="steps must be at most 50"),
+    fault("poll: 500 once", "status", status=500),
+    lasting("poll: 500 for ever", "status", AWAY, status=500),
+    fault("poll: 502 with a web page", "html"),
+    fault("poll: 429 once, Retry-After 1", "status", status=429, retry_after=1),
+    lasting("poll: 404 for ever", "status", FOUND_LATER, status=404),
+    fault("poll: reset once", "reset_before"),
+    fault("poll: malformed JSON once", "malformed"),
+    fault("poll: wrong-typed JSON once", "wrong_type"),
+    fault("poll: unknown status once", "unknown_status"),
+    lasting("poll: black-holed for ever", "black_hole", AWAY),
+    fault("result: 500 once", "status", status=500),
+    lasting("result: 500 for ever", "status", AWAY, status=500),
+    fault("result: 502 with a web page", "html"),
+    fault("result: malformed JSON once", "malformed"),
+    fault("result: reset once", "reset_before"),
+    fault("picture: 404 once", "status", status=404),
+    lasting("picture: 404 for ever", "status", ("Gone", "picture"), status=404),
+    fault("picture: 500 once", "status", status=500),
+    fault("picture: reset mid-body once", "reset_mid_body"),
+    lasting("picture: garbage", "garbage", REFUSED),
+    lasting("picture: a web page", "html", REFUSED, status=200),
+    lasting("picture: endless", "endless", REFUSED),
+    lasting("picture: bomb of 169 megapixels", "bomb", REFUSED),
+    lasting("picture: header claims 400 megapixels", "bomb_header", REFUSED),
+    lasting("picture: 104 MB", "huge", REFUSED),
+    lasting("picture: slow body", "slow", AWAY, seconds=30),
+    lasting("picture: expired address", "expired", ("Gone", "picture")),
+    lasting("picture: redirect to another host", "redirect", REFUSED),
+    fault("job: failed", "failed", SPENT, at={"fal": ("GenerationFailed", "picture"), "lumenfall": UNKNOWN}),
+    fault(
+        "job: NSFW",
+        "nsfw",
+        ("ContentRefused", "GenerationFailed"),
+        at={"fal": PICTURE, "lumenfall": ("ContentRefused", "picture")},  # fal delivers it black and flagged
+    ),
+]
+BY_NAME = {each.name: each for each in FAULTS}
+CELLS = [
+    (provider, each)
+    for each in FAULTS
+    for provider in PROVIDERS
+    if not (each.phase == "poll" and provider in BLOCKING) and not (each.phase == "result" and provider != "fal")
+]
+
+
+@dataclass
+class Cell:
+    """What came of a fault, and of the same run again when the fault was gone. `paid` counts jobs, as billed."""
+
+    outcome: str
+    sentence: str
+    again: str
+    again_sentence: str
+    paid: int
+    key_elsewhere: bool
+
+
+def run_all() -> dict[tuple[str, str], Cell]:
+    with tempfile.TemporaryDirectory() as folder, start_all() as standins, pytest.MonkeyPatch.context() as patch:
+        for name, value in {**standins.env, "FLUX_KREA_PATIENCE_SECONDS": PATIENCE}.items():
+            patch.setenv(name, value)
+        jobs = Jobs(Path(folder) / "private", Path(folder) / "pictures")
+        with ThreadPoolExecutor(TOGETHER) as pool:
+            cells = list(pool.map(lambda cell: run_cell(jobs, standins[cell[0]], *cell), CELLS))
+        jobs.close()
+    return {(provider, each.name): cell for (provider, each), cell in zip(CELLS, cells, strict=True)}
+
+
+def run_cell(jobs: Jobs, standin, provider: str, each: Fault) -> Cell:
+    prompt = prompt_of(each, provider)
+    request = GenerationRequest(prompt, width=512, height=512, steps=12, seed=7)
+    each.strike(standin, prompt)
+    outcome, sentence = outcome_of(jobs, provider, request)
+    take_away(standin, each, prompt)
+    again, again_sentence = outcome_of(jobs, provider, request)
+    leaked = any(entry["key_seen"] for entry in standin.elsewhere)
+    return Cell(outcome, sentence, again, again_sentence, paid_for(standin, prompt), leaked)
+
+
+def prompt_of(each: Fault, provider: str) -> str:
+    return f"{each.name} at {provider}".lower()  # "NSFW" in a prompt would be a fault of its own
+
+
+def take_away(standin, each: Fault, prompt: str) -> None:
+    """What hangs has ended when this returns."""
+    with standin.lock:
+        standin.faults[:] = [fault for fault in standin.faults if fault.options["prompt"] != prompt]
+    time.sleep(each.options["seconds"] if each.kind == "hang" else 0)
+
+
+def outcome_of(jobs: Jobs, provider: str, request: GenerationRequest) -> tuple[str, str]:
+    try:
+        result: GenerationResult = jobs.start(provider, request).result(60)
+    except ProviderError as error:
+        return type(error).__name__, str(error)
+    return ("picture", "") if result.pictures else ("nothing", "")
+
+
+def paid_for(standin, prompt: str) -> int:
+    provider = standin.provider
+    return sum(provider.is_billed(job) for job in provider.all_jobs() if job.prompt == prompt)
+
+
+def outcome_table(cells: dict[tuple[str, str], Cell]) -> str:
+    lines = ["| fault | " + " | ".join(PROVIDERS) + " |", "|---" * (len(PROVIDERS) + 1) + "|"]
+    for each in FAULTS:
+        row = [shown(cells[provider, each.name]) if (provider, each) in CELLS else "" for provider in PROVIDERS]
+        lines.append(f"| {each.name} | " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+def shown(cell: Cell) -> str:
+    if cell.outcome == cell.again:
+        return "picture" if cell.outcome == "picture" else f"{cell.outcome} twice"
+    return f"{cell.outcome}, then {cell.again}"
+
+
+def sentence_table(cells: dict[tuple[str, str], Cell]) -> str:
+    lines = ["| fault | provider | what the user reads |", "|---|---|---|"]
+    lines += [f"| {name} | {provider} | {cell.sentence} |" for (provider, name), cell in cells.items() if cell.sentence]
+    return "\n".join(lines)

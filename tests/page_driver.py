@@ -1,0 +1,96 @@
+"""What browser tests do with the page: make a workflow of our nodes, open it, change widgets, look at what is shown."""
+
+import json
+import time
+
+from comfyui import ROOT
+
+SCREENS = ROOT / ".dev" / "screens"
+WIDGETS = (
+    "provider", "prompt", "image_use", "strength", "width", "height", "steps", "guidance", "seed",
+    "control_after_generate", "images", "acceleration", "safety_checker", "output_format", "quality", "max_cost_usd",
+    "reuse", "extra",
+)  # fmt: skip
+VALUES = dict.fromkeys(WIDGETS) | {
+    "provider": "auto", "prompt": "a red fox", "image_use": "image to image", "strength": 0.8, "width": 1024,
+    "height": 1024, "steps": 12, "guidance": 4.0, "seed": 41, "control_after_generate": "fixed", "images": 1,
+    "acceleration": "none", "safety_checker": True, "output_format": "png", "quality": 90, "max_cost_usd": -1,
+    "reuse": True, "extra": "",
+}  # fmt: skip
+RUN = """() => new Promise((resolve) => {
+  for (const end of ["execution_success", "execution_error", "execution_interrupted"])
+    app.api.addEventListener(end, (event) => resolve(end + ": " + (event.detail?.exception_message ?? "")), { once: true });
+  app.queuePrompt(0, 1);
+})"""
+SHOWN = "(id) => app.graph.getNodeById(id).widgets.filter((w) => !w.hidden && w.type != 'hidden').map((w) => w.name)"
+TEXT = "([id, name]) => app.graph.getNodeById(id).widgets.find((w) => w.name == name)?.value ?? ''"
+SET = """([id, name, value]) => {
+  const widget = app.graph.getNodeById(id).widgets.find((w) => w.name == name);
+  widget.value = value; widget.callback?.(value);
+}"""
+
+
+def node(id: int, type: str, at: tuple[int, int], values=(), inputs=(), outputs=(), size=(360, 700)) -> dict:
+    return {
+        "id": id, "type": type, "pos": list(at), "size": list(size), "flags": {}, "order": id, "mode": 0,
+        "properties": {}, "widgets_values": list(values),
+        "inputs": [{"name": name, "type": kind, "link": link} for name, kind, link in inputs],
+        "outputs": [{"name": name, "type": kind, "links": links} for name, kind, links in outputs],
+    }  # fmt: skip
+
+
+def flow(*nodes: dict, links=()) -> dict:
+    return {
+        "last_node_id": len(nodes), "last_link_id": len(links), "nodes": list(nodes), "links": list(links),
+        "groups": [], "config": {}, "extra": {}, "version": 0.4,
+    }  # fmt: skip
+
+
+def api_flow(type="FluxKreaAPI", **changes) -> dict:
+    """API Krea, with its picture shown; Submit needs nobody to show anything."""
+    values = list({**VALUES, **changes}.values())
+    if type == "FluxKreaSubmit":
+        return flow(node(1, type, (240, 200), values))
+    return flow(
+        node(1, type, (240, 200), values, outputs=[("image", "IMAGE", [1])]),
+        node(2, "PreviewImage", (660, 200), inputs=[("images", "IMAGE", 1)], size=(300, 300)),
+        links=[[1, 1, 0, 2, 0, "IMAGE"]],
+    )
+
+
+def load(page, workflow: dict) -> None:
+    page.evaluate("(flow) => app.loadGraphData(flow, true, true, 'test')", workflow)
+    page.wait_for_timeout(500)
+
+
+def wait_for_text(page, words: str, id: int = 1, name: str = "status") -> str:
+    page.wait_for_function(f"([id, name, words]) => ({TEXT})([id, name]).includes(words)", arg=[id, name, words])
+    return page.evaluate(TEXT, [id, name])
+
+
+def set_value(page, name: str, value, id: int = 1) -> None:
+    page.evaluate(SET, [id, name, value])
+
+
+def shown(page, id: int = 1) -> set[str]:
+    return set(page.evaluate(SHOWN, id))
+
+
+def saved(page) -> dict:
+    return json.loads(page.evaluate("() => JSON.stringify(app.graph.serialize())"))
+
+
+def graph_of(page) -> dict:
+    return json.loads(page.evaluate("async () => JSON.stringify((await app.graphToPrompt()).output)"))
+
+
+def until(happened, seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.05)
+
+
+def screen(name: str):
+    SCREENS.mkdir(parents=True, exist_ok=True)
+    return SCREENS / name

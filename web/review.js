@@ -1,0 +1,45 @@
+// @ts-check
+// Krea Review Gate: the button that says a person has looked.
+import { api } from "../../scripts/api.js";
+import { app } from "../../scripts/app.js";
+import { ask } from "./server.js";
+import { addButton, onExecuted, setValue, showOnly, widgetOf } from "./widgets.js";
+import { say } from "./words.js";
+
+const REMEMBERED_RUNS = 200; // of ComfyUI's history that are looked through
+
+export function setUpReview(node) {
+  let waiting = ""; // the code of the pictures that wait for a person
+  const accept = addButton(node, say("I have looked: let these pass"), async () => {
+    try {
+      await letPass(node, waiting);
+    } catch (problem) {
+      app.extensionManager.toast.add({ severity: "error", summary: "Krea Review Gate", detail: problem.message });
+    }
+  });
+  const show = () => showOnly(node, (widget) => widget !== accept || waiting !== "");
+  requestAnimationFrame(show);
+  onExecuted(node, ({ review_code: [code = ""] = [], reviewed: [accepted = false] = [] }) => {
+    waiting = accepted ? "" : code;
+    show();
+  });
+}
+
+/** Runs the very graph that made these pictures once more: a new run of the page's could draw new seeds. */
+async function letPass(node, code) {
+  const { prompt, id } = await runThatShowed(code);
+  const widget = widgetOf(node, "reviewed");
+  setValue(widget, [widget.value, code].filter(Boolean).join(" "));
+  const [, , graph, extra] = prompt;
+  graph[id].inputs.reviewed = [graph[id].inputs.reviewed, code].filter(Boolean).join(" ");
+  await api.queuePrompt(0, { output: graph, workflow: extra?.extra_pnginfo?.workflow ?? app.graph.serialize() });
+}
+
+async function runThatShowed(code) {
+  const history = await ask(`/history?max_items=${REMEMBERED_RUNS}`);
+  for (const { prompt, outputs } of Object.values(history).reverse()) {
+    const id = Object.keys(outputs).find((id) => outputs[id].review_code?.[0] === code);
+    if (id) return { prompt, id };
+  }
+  throw new Error(say("ComfyUI no longer knows the run that made these pictures. Run the graph again and look again."));
+}
