@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -12,7 +12,6 @@ from server import PromptServer
 from ..inference import detector, installed
 from ..providers import _settings, providers
 from ..providers._contract import ProviderError
-from ..providers._split import split
 from . import desk, inputs
 
 REMOTE_KEYS = "FLUX_KREA_ALLOW_REMOTE_KEYS"  # the operator's word that keys may be set from other machines
@@ -135,7 +134,7 @@ def priced(name: str, request) -> dict:
     chosen = jobs.choose(request)[0] if name == inputs.AUTO else name
     known = jobs.estimate(chosen, request)
     provider = providers()[chosen]
-    plan = provider.plan(split(request, provider.max_images)[0])
+    plan = provider.plan(replace(request, images=min(request.images, provider.max_images)))
     return {
         "provider": chosen,
         "usd": known.usd,
