@@ -1,23 +1,24 @@
-"""The pack's import in ComfyUI's own list of import times, beside the slowest of core's extra nodes."""
+"""The pack's import in ComfyUI's own list of import times. The second start counts: the first one compiles the files."""
 
 import re
 
 from comfyui import ROOT, ComfyUI
 
+BUDGET = 0.05  # seconds
+
 
 def run(arguments):
-    base = ROOT / ".dev" / "bench"
-    server = ComfyUI(base, arguments=("--cpu",))
-    server.log_path.unlink(missing_ok=True)
-    with server:
-        lines = re.findall(r"([\d.]+) seconds(?: \(IMPORT FAILED\))?: .*flux-krea", server.log())
-    seconds = max(map(float, lines))
+    server = ComfyUI(ROOT / ".dev" / "bench", arguments=("--cpu",), environment={"PYTHONDONTWRITEBYTECODE": ""})
+    for _ in range(2):
+        server.log_path.unlink(missing_ok=True)
+        with server:
+            (seconds,) = re.findall(r"([\d.]+) seconds(?: \(IMPORT FAILED\))?: .*flux-krea", server.log())
     yield {
         "bench": "import",
-        "ours": seconds,
-        "reference": 0.05,
-        "ratio": seconds / 0.05,
-        "unit": "s, as ComfyUI prints it (one decimal); the reference is our budget",
+        "ours": float(seconds),
+        "reference": BUDGET,
+        "ratio": float(seconds) / BUDGET,
+        "unit": "s as ComfyUI prints it, with one decimal; the reference is our budget",
         "n": 1,
         "device": "cpu",
     }
