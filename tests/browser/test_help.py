@@ -1,15 +1,28 @@
 """Help pages and translations: complete, in step with the nodes and the page, and shown to the user."""
 
+import io
 import json
+import os
 import re
 
+import page_driver
 import pytest
 from comfyui import ROOT
-from page_driver import api_flow, load, screen, wait_for_text
+from page_driver import api_flow, flow, load, screen, wait_for_text
+from PIL import Image
 
 LANGUAGES = ("en", "zh", "ja", "ko", "fr", "de", "es")
 SENTENCE = re.compile(r'\bsay\(\s*"((?:[^"\\]|\\.)*)"')
 SLOT = re.compile(r"\{\w+\}")
+ALONE = """() => {
+  const node = app.graph.getNodeById(1);
+  node.setSize([340, node.computeSize()[1]]);
+  app.canvas.ds.scale = 1;
+  app.canvas.ds.offset = [350, 250];
+  app.canvas.setDirty(true, true);
+  const canvas = document.querySelector("#graph-canvas").getBoundingClientRect();
+  return [canvas.x + 350, canvas.y + 250, node.size[0], node.size[1]];
+}"""
 ESCAPED = re.compile(r"\{'([{}@|])'\}")  # in nodeDefs, where vue-i18n reads these signs as its own
 
 
@@ -106,3 +119,25 @@ def test_the_page_speaks_the_users_language(comfyui, page):
         wait_for_text(page, "chez fal\nfal : clé définie")
     finally:
         comfyui.post("/settings", {"Comfy.Locale": "en"}).raise_for_status()
+
+
+def test_every_node_has_its_picture_in_the_help(comfyui, page, renderer):
+    """`FLUX_KREA_WRITE_DOCS=1` takes them anew, with the canvas renderer."""
+    for name in our_nodes(comfyui):
+        path = ROOT / "web" / "docs" / "images" / f"{name}.png"
+        if os.environ.get("FLUX_KREA_WRITE_DOCS") and renderer == "canvas":
+            take_picture(page, name, path)
+        with Image.open(path) as picture:
+            assert picture.width > 300 and picture.height > 80
+        assert f"images/{name}.png" in (ROOT / "web" / "docs" / f"{name}.md").read_text(encoding="utf-8")
+
+
+def take_picture(page, name: str, path) -> None:
+    """The node alone, as it is when it is added."""
+    load(
+        page, flow({key: value for key, value in page_driver.node(1, name, (0, 0)).items() if key != "widgets_values"})
+    )
+    left, top, width, height = page.evaluate(ALONE)
+    page.wait_for_timeout(1200)
+    shot = page.screenshot(clip={"x": left - 12, "y": top - 36, "width": width + 24, "height": height + 48})
+    Image.open(io.BytesIO(shot)).convert("P", palette=Image.Palette.ADAPTIVE, colors=64).save(path, optimize=True)
