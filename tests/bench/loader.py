@@ -14,6 +14,8 @@ def run(arguments):
 
         def timed(ours: bool, turn: int) -> float:
             comfyui.post("/free", {"unload_models": True, "free_memory": True}).raise_for_status()
+            for file in (_pairs.BASE / "models").rglob("*.safetensors"):
+                file.touch()  # another file, as far as Krea Loader knows: nothing is taken from memory
             graph = Graph()
             if ours:
                 loader = graph.loader()
