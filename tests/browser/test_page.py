@@ -27,7 +27,8 @@ RUN = """() => new Promise((resolve) => {
 
 def load(page, path):
     page.evaluate(
-        "([flow, name]) => app.loadGraphData(flow, true, true, name)", [json.loads(path.read_text()), path.stem]
+        "([flow, name]) => app.loadGraphData(flow, true, true, name)",
+        [json.loads(path.read_text(encoding="utf-8")), path.stem],
     )
     page.wait_for_timeout(800)
 
@@ -49,7 +50,9 @@ def test_template_opens_without_a_complaint_and_keeps_its_values(comfyui, page, 
     page.evaluate("(flow) => app.loadGraphData(flow, true, true, 'again')", saved)
     page.wait_for_timeout(500)
     assert graph_of(page) == before
-    assert before == comfyui.to_api(json.loads(template.read_text()))  # what comfy-cli queues is what the page queues
+    assert before == comfyui.to_api(
+        json.loads(template.read_text(encoding="utf-8"))
+    )  # what comfy-cli queues is what the page queues
 
 
 def test_text_to_image_runs_and_krea_size_shows_its_result(page, renderer):

@@ -1,10 +1,12 @@
 """API Krea in a real ComfyUI, against the five stand-ins: every provider, every mode, the right picture, flags and seed."""
 
 import json
+import shutil
 import threading
 import time
 
 import pytest
+import tiny_detector
 from api_graphs import PROMPT, PROVIDERS, ApiGraph
 from comfyui import ComfyUIError
 from graphs import Graph
@@ -159,9 +161,19 @@ def test_submit_lets_the_queue_go_on_and_collect_fetches_it_later(comfyui, stand
     assert jobs_paid(standins) == 1
 
 
-def test_safety_check_takes_the_report_and_flags_what_the_provider_did_not_check(comfyui, standins):
-    report, _ = run_one(comfyui, "one_min", seed=121)
-    assert report["has_nsfw_concepts"] == [None]
+@pytest.mark.parametrize("provider, reasons", [("one_min", ["provider_unknown"]), ("fal", [])])
+def test_safety_check_reads_the_report_and_flags_what_the_provider_did_not_check(comfyui, models, provider, reasons):
+    tiny_detector.write(models / "safety_checkers" / "beside_api")
+    graph = ApiGraph()
+    node = graph.api(provider, seed=121)
+    values = {"detector": "beside_api", "threshold": 1.0, "on_flagged": "black", "scan": "whole", "device": "cpu"}
+    check = graph.add("FluxKreaSafetyCheck", image=[node, 0], provider_report=[node, 3], **values)
+    graph.shown(check)
+
+    (text,) = comfyui.run(graph)["outputs"][check]["text"]
+
+    shutil.rmtree(models / "safety_checkers" / "beside_api")
+    assert json.loads(text)["per_image"][0]["reasons"] == reasons
 
 
 BAD = {

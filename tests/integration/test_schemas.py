@@ -38,8 +38,8 @@ def described(name: str, specification: list) -> dict:
 def test_nothing_that_a_saved_workflow_relies_on_has_changed(comfyui):
     now = json.loads(json.dumps(schemas(comfyui)))
     if os.environ.get("FLUX_KREA_WRITE_DOCS"):
-        FROZEN.write_text(json.dumps(now, indent=1, ensure_ascii=False) + "\n")
-    frozen = json.loads(FROZEN.read_text())
+        FROZEN.write_text(json.dumps(now, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    frozen = json.loads(FROZEN.read_text(encoding="utf-8"))
     assert set(now) == set(frozen), "a new node is frozen with FLUX_KREA_WRITE_DOCS=1, an old one is never removed"
     for name, promised in frozen.items():
         inputs = now[name]["inputs"]

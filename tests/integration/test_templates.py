@@ -48,7 +48,7 @@ def test_comfy_cli_validates_and_runs_it(comfyui, comfy, standins, detector, tmp
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
     small = tmp_path / template.name
-    small.write_text(json.dumps(reduced(comfyui.to_api(json.loads(template.read_text())))))
+    small.write_text(json.dumps(reduced(comfyui.to_api(json.loads(template.read_text(encoding="utf-8"))))))
     address = ("--host", "127.0.0.1", "--port", str(comfyui.port), "--timeout", "250")
     ran = comfy("run", "--workflow", str(small), *address, "--wait")
     said = ran.stdout + ran.stderr
@@ -68,7 +68,7 @@ def reduced(graph: dict) -> dict:
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.stem)
 def test_a_stranger_can_find_every_node_and_every_file_of_it(template):
-    workflow = json.loads(template.read_text())
+    workflow = json.loads(template.read_text(encoding="utf-8"))
     assert template.with_suffix(".jpg").exists(), "no thumbnail"
     for node in workflow["nodes"]:
         if node["type"] == "MarkdownNote":
