@@ -44,13 +44,14 @@ class FluxKreaAPI(io.ComfyNode):
 
     @classmethod
     async def execute(cls, provider, max_cost_usd, reuse, **values):
-        request = inputs.request_of(**values)
+        desk.settle()  # a seed that is drawn must not be that of a picture which the run before has got
         handle = desk.jobs().start(
             provider,
-            request,
+            inputs.request_of(**values),
             max_cost_usd=inputs.limit_of(max_cost_usd),
             purse=purse_of(cls.hidden.prompt, values["seed"]),
             reuse=reuse,
+            drawn_by=get_executing_context().prompt_id if values["seed"] == inputs.RANDOM_SEED else "",
         )
         return await delivered(handle)
 
@@ -61,6 +62,7 @@ async def delivered(handle) -> io.NodeOutput:
     images = await desk.in_thread(pictures.to_batch, result.pictures)
     flags = report.flags_of(result, images)
     text = report.report_of(result, flags)
+    desk.hand_over(handle.ticket)
     return io.NodeOutput(images, flags, result.seed, text, ui={"text": (text,)})
 
 

@@ -27,19 +27,26 @@ export function setUpReview(node) {
 
 /** Runs the very graph that made these pictures once more: a new run of the page's could draw new seeds. */
 async function letPass(node, code) {
-  const { prompt, id } = await runThatShowed(code);
+  const { prompt, outputs, id } = await runThatShowed(code);
   const widget = widgetOf(node, "reviewed");
   setValue(widget, [widget.value, code].filter(Boolean).join(" "));
   const [, , graph, extra] = prompt;
+  keepDrawnSeeds(graph, outputs);
   graph[id].inputs.reviewed = [graph[id].inputs.reviewed, code].filter(Boolean).join(" ");
   await api.queuePrompt(0, { output: graph, workflow: extra?.extra_pnginfo?.workflow ?? app.graph.serialize() });
+}
+
+/** API Krea's own -1 would draw another picture; its report names the seed that this one was drawn with. */
+function keepDrawnSeeds(graph, outputs) {
+  for (const [id, { class_type: type, inputs }] of Object.entries(graph))
+    if (type === "FluxKreaAPI" && inputs.seed === -1 && outputs[id]) inputs.seed = JSON.parse(outputs[id].text[0]).seed;
 }
 
 async function runThatShowed(code) {
   const history = await ask(`/history?max_items=${REMEMBERED_RUNS}`);
   for (const { prompt, outputs } of Object.values(history).reverse()) {
     const id = Object.keys(outputs).find((id) => outputs[id].review_code?.[0] === code);
-    if (id) return { prompt, id };
+    if (id) return { prompt, outputs, id };
   }
   throw new Error(say("ComfyUI no longer knows the run that made these pictures. Run the graph again and look again."));
 }

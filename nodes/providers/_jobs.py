@@ -18,8 +18,9 @@ from concurrent.futures import Future, InvalidStateError, wait
 from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import Any
 
-from . import _settings
+from . import _downloads, _settings
 from . import providers as all_providers
 from ._client import Client, Patience
 from ._contract import (
@@ -31,6 +32,7 @@ from ._contract import (
     GenerationResult,
     KeyRefused,
     OverBudget,
+    Picture,
     Plan,
     Progress,
     Provider,
@@ -123,6 +125,7 @@ class Jobs:
         self._lock = threading.RLock()
         self._live: dict[str, Part] = {}  # payload hash → the part that works on it
         self._handles: dict[str, Handle] = {}  # ticket → its first handle, while it runs
+        self._drawing = ("", set[str]())  # the newest run that draws seeds, and the wishes its nodes have taken on
 
     def start(
         self,
@@ -132,6 +135,7 @@ class Jobs:
         max_cost_usd: float | None = None,
         purse: str = "",
         reuse: bool = True,
+        drawn_by: str = "",
         on_progress: Callable[[Progress], None] | None = None,
     ) -> Handle:
         """Plans at once and raises what can be known before anything is sent; the rest runs in threads.
@@ -142,10 +146,16 @@ class Jobs:
         `max_cost_usd` (and FLUX_KREA_MAX_COST_USD) limits all that is paid with the same `purse`, over all nodes,
         processes and restarts: the sum over its different payloads, each counted once. A node gives the graph as purse
         (and the run's id where it draws seeds itself). Without a purse the limit is for this call alone.
+
+        `drawn_by` is the run that drew the request's seed at random. With `reuse`, what an earlier run paid for with
+        the same wish, and no graph has got, comes first, with its own seed.
         """
         limit = _limit(max_cost_usd)
+        wish = _wish(provider_id, request) if drawn_by else ""
+        if wish and reuse:
+            request = replace(request, seed=self._seed_of_uncollected(wish, drawn_by, otherwise=request.seed))
         names = self.choose(request) if provider_id == AUTO else [provider_id]
-        choices = [self._orders(name, request, purse) for name in names]
+        choices = [self._orders(name, request, purse, wish) for name in names]
         handle = Handle("|".join(_ticket(orders) for orders in choices), on_progress)
         with self._lock:
             self._handles[handle.ticket] = handle
@@ -194,6 +204,22 @@ class Jobs:
     def pending(self) -> list[Row]:
         """Paid, or perhaps paid, and not collected, oldest first. Those with an owner are under way."""
         return self._journal.pending()
+
+    def set_collected(self, ticket: str) -> None:
+        """A graph has got these pictures and ended well: they wait no more."""
+        choices = [choice.split("/") for choice in ticket.split("|")]
+        with suppress(sqlite3.Error, OSError):  # they go on waiting, then
+            self._journal.set_collected(row for _, *rows in choices for row in rows)
+
+    def put_aside(self, row_id: str) -> bool:
+        """A person does not want it; nothing is deleted. False while the job is under way."""
+        return self._journal.put_aside(row_id)
+
+    def picture(self, row_id: str, index: int) -> Picture | None:
+        """One picture of a finished job."""
+        row = self._journal.row(row_id)
+        pictures = _downloads.on_disk(row, self._desk.pictures) if row else None
+        return pictures[index] if pictures and 0 <= index < len(pictures) else None
 
     def test_key(self, provider_id: str) -> None:
         """Asks the provider, for nothing, whether it takes the key. Blocks; raises ProviderError when it does not."""
@@ -281,8 +307,8 @@ class Jobs:
         """A ticket lists the providers that could have been asked; the last one that knows the job has it."""
         try:
             for choice in reversed(handle.ticket.split("|")):
-                name, *hashes = choice.split("/")
-                orders = [self._order_of(name, payload_hash) for payload_hash in hashes]
+                name, *rows = choice.split("/")
+                orders = [self._order_of(name, row) for row in rows]
                 if orders and all(orders):
                     handle._finish(self._resume(handle, orders))
                     return
@@ -293,8 +319,8 @@ class Jobs:
         except Exception as error:
             handle._finish(_told(error))
 
-    def _order_of(self, name: str, payload_hash: str) -> Order | None:
-        row = self._journal.newest(payload_hash)
+    def _order_of(self, name: str, hash_or_id: str) -> Order | None:
+        row = self._journal.newest(hash_or_id)
         provider = self._providers.get(name)
         if row is None or provider is None:
             return None
@@ -312,7 +338,7 @@ class Jobs:
                     part.join(lambda progress: None)  # a second holder, who never leaves: see `collect`
                     handle._hold(part, index, len(orders))
                     self._announce(order.row.hash, part)
-                    taken = self._journal.take(order.row.hash)
+                    taken = self._journal.take(order.row.id)
                     if taken is None:
                         part.fail(Unsupported("The job has failed or was cancelled meanwhile."))
                     else:
@@ -322,20 +348,34 @@ class Jobs:
 
     # Planning
 
-    def _orders(self, name: str, request: GenerationRequest, purse: str) -> list[Order]:
+    def _seed_of_uncollected(self, wish: str, run: str, otherwise: int) -> int:
+        """Each job is for one node of a run: two nodes that draw their seeds want two pictures."""
+        with self._lock:
+            if run != self._drawing[0]:
+                self._drawing = (run, set())
+            taken = self._drawing[1]
+            try:
+                waiting = [row.wish for row in self._journal.pending_of(wish) if row.wish not in taken]
+            except (sqlite3.Error, OSError) as error:
+                raise _told(error) from None
+            chosen = waiting[0] if waiting else f"{wish}{otherwise}"
+            taken.add(chosen)
+        return int(chosen.removeprefix(wish))
+
+    def _orders(self, name: str, request: GenerationRequest, purse: str, wish: str) -> list[Order]:
         provider = self._provider(name)
         if not self.keys.get(name):
             raise KeyRefused(
                 f"There is no key for {provider.label}. Set it on the settings page or as {provider.key_variable}; "
                 f"you get one at {provider.key_page}. Nothing was paid."
             )
-        return [self._order(name, provider, part, purse) for part in split(request, provider.max_images)]
+        wish = wish and f"{wish}{request.seed}"
+        return [self._order(name, provider, part, purse, wish) for part in split(request, provider.max_images)]
 
-    def _order(self, name: str, provider: Provider, request: GenerationRequest, purse: str) -> Order:
+    def _order(self, name: str, provider: Provider, request: GenerationRequest, purse: str, wish: str) -> Order:
         plan = provider.plan(request)
         estimate = provider.estimate(request)
-        described = {**asdict(replace(request, image=None, extra={})), "extra": dict(request.extra)}
-        row = Row(name, plan.endpoint, _payload_hash(name, plan), described, purse, estimate.usd)
+        row = Row(name, plan.endpoint, _payload_hash(name, plan), _described(request), purse, estimate.usd, wish=wish)
         return Order(name, provider, request, plan, estimate, row)
 
     def _provider(self, name: str) -> Provider:
@@ -347,10 +387,23 @@ class Jobs:
         return Client(name, self._providers[name], self.keys.get(name), patience=self._desk.patience)
 
 
+def _described(request: GenerationRequest) -> dict[str, Any]:
+    """All but the image."""
+    return {**asdict(replace(request, image=None, extra={})), "extra": dict(request.extra)}
+
+
 def _payload_hash(name: str, plan: Plan) -> str:
-    image = hashlib.sha256(plan.image).hexdigest() if plan.image is not None else None
-    exact = json.dumps([name, plan.endpoint, plan.payload, image], sort_keys=True, default=dict)
-    return hashlib.sha256(exact.encode()).hexdigest()[:40]
+    return _hash(plan.image, name, plan.endpoint, plan.payload)
+
+
+def _wish(provider_id: str, request: GenerationRequest) -> str:
+    """What is asked but for the seed, which is written behind it."""
+    return _hash(request.image, provider_id, _described(replace(request, seed=0))) + "/"
+
+
+def _hash(image: bytes | None, *values: Any) -> str:
+    seen = hashlib.sha256(image).hexdigest() if image is not None else None
+    return hashlib.sha256(json.dumps([*values, seen], sort_keys=True, default=dict).encode()).hexdigest()[:40]
 
 
 def _ticket(orders: Sequence[Order]) -> str:

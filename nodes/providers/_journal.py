@@ -8,6 +8,8 @@
 holds the job. `delivered`: the pictures' addresses are known. `done`: the pictures are on disk. `unknown`: the paid
 call left and its answer was lost. `failed`: no picture and nothing paid. `spent`: no picture, and paid or perhaps paid:
 what was refused for its content would be again, for money again. Each state is on disk before the step that it announces.
+
+A job is collected once a graph that got its pictures has ended well, or a person has put it aside.
 """
 
 from __future__ import annotations
@@ -36,20 +38,21 @@ UNKNOWN, FAILED, SPENT, CANCELLED = "unknown", "failed", "spent", "cancelled"
 TO_COLLECT = (SENDING, UNKNOWN, ACCEPTED, DELIVERED)  # money is, or may be, spent and no picture is here
 TO_FIND = (RESERVED, *TO_COLLECT, DONE, SPENT)
 
-KEEP_SECONDS = 30 * 24 * 3600.0
+KEEP_SECONDS = 30 * 24 * 3600.0  # of what is collected or left no picture
 KEEP_PICTURE_BYTES = 2 * 2**30
 CENT_DUST = 1e-9  # of adding floats
 
 COLUMNS = """id TEXT PRIMARY KEY, provider TEXT, endpoint TEXT, hash TEXT, state TEXT, request TEXT, purse TEXT,
  reserved REAL, owner TEXT, created REAL, sent REAL, updated REAL, job TEXT, delivery TEXT, pictures TEXT,
- bytes INTEGER, billed REAL, note TEXT"""
+ bytes INTEGER, billed REAL, note TEXT, collected REAL, wish TEXT"""
 AS_JSON = ("request", "job", "delivery", "pictures")
 
 
 @dataclass
 class Row:
     """One paid call, or one that is about to be. `owner` is the process that works on it; times in seconds since 1970;
-    `pictures` are file names in the pictures folder; `reserved` and `billed` in US dollars."""
+    `pictures` are file names in the pictures folder; `reserved` and `billed` in US dollars; `wish` is what was asked
+    but for its seed, and the seed, where that was drawn at random."""
 
     provider: str
     endpoint: str
@@ -69,6 +72,13 @@ class Row:
     bytes: int = 0
     billed: float | None = None
     note: str = ""
+    collected: float | None = None
+    wish: str = ""
+
+    @property
+    def waits_as(self) -> str:
+        """What a list of waiting jobs says of it."""
+        return "under way" if self.owner else {DONE: "ready", UNKNOWN: "answer lost"}.get(self.state, "interrupted")
 
 
 NAMES = tuple(field.name for field in fields(Row))
@@ -102,21 +112,21 @@ class Journal:
     def row(self, row_id: str) -> Row | None:
         return self._do(lambda db: _first(db, "id = ?", (row_id,)))
 
-    def newest(self, payload_hash: str) -> Row | None:
-        """The last row that stands for this payload and has not failed."""
+    def newest(self, name: str) -> Row | None:
+        """The last row with this payload hash, or the one with this id, unless it has failed."""
 
         def find(db: sqlite3.Connection) -> Row | None:
             self._take_in_the_dead(db)
-            return _newest(db, payload_hash)
+            return _newest(db, name)
 
         return self._do(find)
 
-    def take(self, payload_hash: str) -> tuple[Row, bool] | None:
+    def take(self, name: str) -> tuple[Row, bool] | None:
         """`newest`, and whether it is the caller's to work on now."""
 
         def own(db: sqlite3.Connection) -> tuple[Row, bool] | None:
             self._take_in_the_dead(db)
-            row = _newest(db, payload_hash)
+            row = _newest(db, name)
             return self._taken(db, row) if row else None
 
         return self._do(own)
@@ -138,21 +148,37 @@ class Journal:
 
     def pending(self) -> list[Row]:
         """Paid, or perhaps paid, and not collected, oldest first. Those with an owner are under way."""
+        return self._do(lambda db: self._pending(db))
+
+    def pending_of(self, wish: str) -> list[Row]:
+        """Of these, the jobs whose wish begins so, and which no other living process works on."""
 
         def find(db: sqlite3.Connection) -> list[Row]:
-            self._take_in_the_dead(db)
-            marks = ",".join("?" * len(TO_COLLECT))
-            return _rows(db, f"state IN ({marks}) ORDER BY created", TO_COLLECT)
+            mine = (None, self._me().id)
+            return [row for row in self._pending(db) if row.wish.startswith(wish) and row.owner in mine]
 
         return self._do(find)
 
+    def set_collected(self, names: Iterable[str]) -> None:
+        """The finished jobs with these payload hashes or ids. They are kept for a while all the same."""
+        where = "(hash = ? OR id = ?) AND state = ? AND collected IS NULL"
+        values = [(time.time(), name, name, DONE) for name in names]
+        self._do(lambda db: db.executemany(f"UPDATE jobs SET collected = ? WHERE {where}", values))
+
+    def put_aside(self, row_id: str) -> bool:
+        """Waits no more, whatever its state; False while somebody works on it."""
+        change = "UPDATE jobs SET collected = ? WHERE id = ? AND owner IS NULL"
+        return self._do(lambda db: db.execute(change, (time.time(), row_id)).rowcount == 1)
+
     def prune(self) -> list[str]:
-        """Forgets what is old, and the oldest pictures where they take too much room. Returns their file names."""
+        """Forgets what is old, and the oldest pictures where they take too much room, but no picture that nobody has
+        collected. Returns their file names."""
 
         def forget(db: sqlite3.Connection) -> list[str]:
-            old = _rows(db, "owner IS NULL AND updated < ?", (time.time() - KEEP_SECONDS,))
+            is_over = f"owner IS NULL AND (collected IS NOT NULL OR state != '{DONE}')"
+            old = _rows(db, f"{is_over} AND updated < ?", (time.time() - KEEP_SECONDS,))
             room, full = KEEP_PICTURE_BYTES, []
-            for row in _rows(db, "state = ? ORDER BY updated DESC", (DONE,)):
+            for row in _rows(db, "state = ? AND collected IS NOT NULL ORDER BY updated DESC", (DONE,)):
                 room -= row.bytes
                 if room < 0:
                     full.append(row)
@@ -183,9 +209,15 @@ class Journal:
     def _taken(self, db: sqlite3.Connection, row: Row) -> tuple[Row, bool]:
         if row.owner is not None or row.state == DONE:
             return row, False
-        row.owner, row.updated = self._me().id, time.time()
+        row.owner, row.updated, row.collected = self._me().id, time.time(), None
         _write(db, row)
         return row, True
+
+    def _pending(self, db: sqlite3.Connection) -> list[Row]:
+        self._take_in_the_dead(db)
+        states = (*TO_COLLECT, DONE)
+        marks = ",".join("?" * len(states))
+        return _rows(db, f"state IN ({marks}) AND collected IS NULL ORDER BY created", states)
 
     def _take_in_the_dead(self, db: sqlite3.Connection) -> None:
         """What a killed process left: a reserved row never left, one in sending may have."""
@@ -244,6 +276,7 @@ class Journal:
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=FULL")
             db.execute(f"CREATE TABLE IF NOT EXISTS jobs ({COLUMNS})")
+            _bring_up_to_date(db)
             db.execute("CREATE INDEX IF NOT EXISTS jobs_hash ON jobs (hash)")
             db.execute(f"SELECT {','.join(NAMES)} FROM jobs LIMIT 1")
         except BaseException:
@@ -294,13 +327,24 @@ def _same(db: sqlite3.Connection, payload_hash: str) -> Row | None:
     return _find(db, payload_hash, f"state != '{DONE}', state IN ('{UNKNOWN}', '{SPENT}'), created DESC")
 
 
-def _newest(db: sqlite3.Connection, payload_hash: str) -> Row | None:
-    return _find(db, payload_hash, "created DESC")
+def _newest(db: sqlite3.Connection, name: str) -> Row | None:
+    return _find(db, name, "created DESC")
 
 
-def _find(db: sqlite3.Connection, payload_hash: str, order: str) -> Row | None:
+def _find(db: sqlite3.Connection, name: str, order: str) -> Row | None:
     marks = ",".join("?" * len(TO_FIND))
-    return _first(db, f"hash = ? AND state IN ({marks}) ORDER BY {order}", (payload_hash, *TO_FIND))
+    return _first(db, f"(hash = ? OR id = ?) AND state IN ({marks}) ORDER BY {order}", (name, name, *TO_FIND))
+
+
+def _bring_up_to_date(db: sqlite3.Connection) -> None:
+    """An older journal has neither column; what it had finished counts as collected."""
+    db.execute("BEGIN IMMEDIATE")
+    known = {name for _, name, *_ in db.execute("PRAGMA table_info(jobs)")}
+    if "collected" not in known:
+        db.execute("ALTER TABLE jobs ADD COLUMN collected REAL")
+        db.execute("ALTER TABLE jobs ADD COLUMN wish TEXT DEFAULT ''")
+        db.execute("UPDATE jobs SET collected = updated WHERE state = ?", (DONE,))
+    db.execute("COMMIT")
 
 
 def _refuse_above(limit: float, db: sqlite3.Connection, new: list[Row]) -> None:

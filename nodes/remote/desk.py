@@ -20,10 +20,12 @@ from server import PromptServer
 
 if TYPE_CHECKING:
     from ..providers._jobs import Handle, Jobs
+    from ..providers._journal import Row
 
 T = TypeVar("T")
 
 LOOK = 0.03  # seconds between looks at the job and at the Cancel button
+LOOK_FOR_END = 0.3  # seconds between looks whether a graph has ended
 HISTORY_DEADLINE = 10.0  # seconds for ComfyUI to write down how a prompt ended
 
 
@@ -110,6 +112,47 @@ def cancel_if_interrupted(handle: Handle, prompt_id: str) -> None:
                 handle.cancel()
             return
         time.sleep(LOOK / 2)
+
+
+_handed_over: dict[str, set[str]] = defaultdict(set)  # prompt id → the tickets whose pictures its graph has got
+_settling = threading.Lock()
+
+
+def hand_over(ticket: str) -> None:
+    """The graph that is executing has got these pictures; they count as collected when it has ended well.
+
+    If it fails later, or ComfyUI is killed, they go on waiting in the list, and for the next run.
+    """
+    prompt_id = get_executing_context().prompt_id
+    is_first = prompt_id not in _handed_over
+    _handed_over[prompt_id].add(ticket)
+    if is_first:
+        threading.Thread(target=settle_when_done, args=(prompt_id,), name="krea-collect", daemon=True).start()
+
+
+def is_in_hand(row: Row) -> bool:
+    """A graph that is still running has got its pictures."""
+    tickets = set().union(*_handed_over.values())
+    return any(row.hash in ticket or row.id in ticket for ticket in tickets)
+
+
+def settle_when_done(prompt_id: str) -> None:
+    while prompt_id in _handed_over:
+        time.sleep(LOOK_FOR_END)
+        settle()
+
+
+def settle() -> None:
+    """Writes down what the graphs that have ended well had got."""
+    queue = PromptServer.instance.prompt_queue
+    with _settling:
+        running = {item[1] for item in list(queue.currently_running.values())}
+        for prompt_id in _handed_over.keys() - running:
+            entry = queue.get_history(prompt_id=prompt_id).get(prompt_id)
+            if entry and entry["status"]["status_str"] == "success":
+                for ticket in _handed_over[prompt_id]:
+                    jobs().set_collected(ticket)
+            del _handed_over[prompt_id]
 
 
 async def show(progress, node_id: str) -> None:

@@ -11,6 +11,8 @@ from PIL import Image, ImageOps
 
 from ..providers._contract import Picture, RequestRefused
 
+THUMBNAIL = 320  # pixels
+
 
 def to_png(image: torch.Tensor) -> bytes:
     """[1,H,W,3 or 4] in 0..1 → PNG in RGB. What is transparent becomes white, as no provider keeps it."""
@@ -24,6 +26,10 @@ def to_png(image: torch.Tensor) -> bytes:
     picture = Image.fromarray(pixels)
     if picture.mode == "RGBA":
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    return png_of(picture)
+
+
+def png_of(picture: Image.Image) -> bytes:
     encoded = io.BytesIO()
     picture.save(encoded, "PNG", compress_level=1)
     return encoded.getvalue()
@@ -44,3 +50,12 @@ def decode(picture: Picture) -> numpy.ndarray:
     """[H,W,3] in 0..255, upright."""
     with Image.open(picture.path) as opened:
         return numpy.array(ImageOps.exif_transpose(opened).convert("RGB"))
+
+
+def thumbnail(picture: Picture) -> bytes:
+    """A small PNG, upright, at most THUMBNAIL pixels a side."""
+    with Image.open(picture.path) as opened:
+        opened.draft("RGB", (THUMBNAIL, THUMBNAIL))
+        small = ImageOps.exif_transpose(opened).convert("RGB")
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    return png_of(small)

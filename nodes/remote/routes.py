@@ -12,7 +12,7 @@ from server import PromptServer
 from ..inference import detector, installed
 from ..providers import _settings, providers
 from ..providers._contract import ProviderError
-from . import desk, inputs
+from . import desk, inputs, pictures
 
 REMOTE_KEYS = "FLUX_KREA_ALLOW_REMOTE_KEYS"  # the operator's word that keys may be set from other machines
 
@@ -29,6 +29,8 @@ def register() -> None:
     routes.post("/flux_krea/keys/test")(guarded(test_key))
     routes.post("/flux_krea/estimate")(guarded(estimate, local_only=False))
     routes.get("/flux_krea/waiting")(waiting_jobs)
+    routes.get("/flux_krea/waiting/{job}/{index:[0-9]+}")(waiting_picture)
+    routes.post("/flux_krea/waiting/put_aside")(guarded(put_aside, local_only=False))
     routes.get("/flux_krea/detectors")(detector_states)
 
 
@@ -61,20 +63,32 @@ async def key_states(request: web.Request) -> web.Response:
 
 
 async def waiting_jobs(request: web.Request) -> web.Response:
-    """Jobs that were paid, or perhaps paid, and not collected."""
+    """Jobs that were paid, or perhaps paid, and that no graph has got."""
     rows = await desk.in_thread(desk.jobs().pending)
-    return web.json_response(
-        [
-            {
-                "ticket": f"{row.provider}/{row.hash}",
-                "provider": row.provider,
-                "state": row.state,
-                "prompt": row.request.get("prompt", ""),
-                "seed": row.request.get("seed"),
-            }
-            for row in rows
-        ]
-    )
+    return web.json_response([described(row) for row in rows if not desk.is_in_hand(row)])
+
+
+def described(row) -> dict:
+    return {
+        "id": row.id,
+        "ticket": f"{row.provider}/{row.id}",
+        "provider": row.provider,
+        "state": row.waits_as,
+        "prompt": row.request.get("prompt", ""),
+        "seed": row.request.get("seed"),
+        "flags": (row.delivery or {}).get("flags", []),
+        "pictures": len(row.pictures),
+    }
+
+
+async def waiting_picture(request: web.Request) -> web.Response:
+    """A small copy of a picture in the list, drawn anew: nothing of the provider's file but its pixels."""
+    job, index = request.match_info["job"], int(request.match_info["index"])
+    picture = await desk.in_thread(desk.jobs().picture, job, index)
+    if picture is None:
+        raise web.HTTPNotFound(text="There is no such picture.")
+    content = await desk.in_thread(pictures.thumbnail, picture)
+    return web.Response(body=content, content_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
 
 
 async def detector_states(request: web.Request) -> web.Response:
@@ -113,6 +127,14 @@ async def test_key(body: dict) -> dict:
     name = known_provider(body)
     await desk.in_thread(desk.jobs().test_key, name)
     return {"works": True}
+
+
+async def put_aside(body: dict) -> dict:
+    """Takes a job off the list; nothing is deleted, and its ticket goes on collecting it."""
+    job = body.get("id")
+    if not isinstance(job, str):
+        raise web.HTTPBadRequest(text="id must be the text that the list gives.")
+    return {"put_aside": await desk.in_thread(desk.jobs().put_aside, job)}
 
 
 async def estimate(body: dict) -> dict:

@@ -119,18 +119,3 @@ def test_cancel_on_the_page_cancels_at_the_provider(page, standins, renderer):
     page.evaluate("() => app.extensionManager.command.execute('Comfy.Interrupt')")
     assert page.evaluate("() => window.ended") == "execution_interrupted: "
     until(lambda: standins["fal"].state()["cancels"])
-
-
-def test_what_was_paid_and_has_not_arrived_is_listed_and_comes_into_the_graph(page, standins, renderer):
-    standins["fal"].set(job_seconds=60)
-    prompt = f"a fox that waits for {renderer}"
-    load(page, api_flow("FluxKreaSubmit", provider="fal", prompt=prompt))
-    assert page.evaluate(RUN) == "execution_success: "
-    ticket = wait_for_text(page, "fal/")
-    page.evaluate("() => app.extensionManager.sidebarTab.toggleSidebarTab('flux_krea.waiting')")
-    item = page.locator(".flux-krea-waiting article", has_text=prompt)
-    item.wait_for()
-    page.screenshot(path=screen(f"waiting-{renderer}.png"))
-    item.get_by_role("button").press("Enter")
-    collect = page.evaluate("() => app.graph.nodes.find((n) => n.comfyClass == 'FluxKreaCollect').widgets[0].value")
-    assert collect == ticket

@@ -41,6 +41,12 @@ def budget_graph() -> ApiGraph:
     return graph
 
 
+def drawn_graph() -> ApiGraph:
+    graph = ApiGraph()
+    graph.api_shown("fal", prompt="a seed of its own", seed=-1)
+    return graph
+
+
 @pytest.fixture(scope="module")
 def restarted(all_standins, tmp_path_factory):
     """A ComfyUI that was killed with a job in every state at every provider, and started again."""
@@ -52,6 +58,9 @@ def restarted(all_standins, tmp_path_factory):
             server.run(budget_graph())
         for state in STATES:
             send_all(server, all_standins, state)
+        before = count(all_standins["fal"], "picture")
+        server.queue(drawn_graph())
+        wait_for(lambda: count(all_standins["fal"], "picture") > before)
         server.kill()
         server.found = journal_states(server.base)
         for standin in all_standins.values():
@@ -125,6 +134,11 @@ def test_where_it_cannot_the_user_is_told_before_any_second_payment(restarted, a
     with pytest.raises(ComfyUIError, match="perhaps pay twice, change the seed or switch reuse off"):
         restarted.run(graph)
     assert paid(all_standins[provider], prompt_of(state, provider)) == 1
+
+
+def test_a_seed_that_the_node_drew_is_not_drawn_and_paid_again(restarted, all_standins):
+    assert len(restarted.pictures(restarted.run(drawn_graph()))) == 1
+    assert paid(all_standins["fal"], "a seed of its own") == 1
 
 
 def test_a_budget_holds_after_a_restart(restarted, all_standins):

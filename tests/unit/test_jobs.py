@@ -9,7 +9,7 @@ from pathlib import Path
 
 import fake_provider
 import pytest
-from fake_provider import KEY, PROVIDERS, QUEUE, FakeServer, asked, jobs_in, png
+from fake_provider import KEY, PROVIDERS, QUEUE, asked, jobs_in, png
 from flux_krea.nodes.providers._contract import (
     BadAnswer,
     Cancelled,
@@ -26,29 +26,7 @@ from flux_krea.nodes.providers._contract import (
 )
 from flux_krea.nodes.providers._jobs import Jobs
 
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr("flux_krea.nodes.providers._part.LOOK_FOR_LOST", (0.02, 0.05))
-    monkeypatch.setattr("flux_krea.nodes.providers._part.WATCH_OTHERS", 0.03)
-    monkeypatch.setenv("FAKE_KEY", KEY)
-    monkeypatch.delenv("FLUX_KREA_MAX_COST_USD", raising=False)
-
-
-@pytest.fixture
-def server(monkeypatch):
-    server = FakeServer()
-    for name in PROVIDERS:
-        monkeypatch.setenv(f"FLUX_KREA_BASE_URL_{name.upper()}", server.url)
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def jobs(tmp_path, server):
-    jobs = jobs_in(tmp_path)
-    yield jobs
-    jobs.close()
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def run(jobs, provider_id="fake", seed=1, **values):
@@ -77,7 +55,7 @@ def test_a_picture_is_paid_once_and_delivered(jobs, server, provider_id):
     assert [picture.read() for picture in result.pictures] == [png()]
     assert (result.provider, result.seed, result.flags, result.cost_usd) == (provider_id, 7, (False,), 0.025)
     assert result.estimate == Estimate(0.025) and result.reused == 0
-    assert server.paid == 1 and jobs.pending() == []
+    assert server.paid == 1 and [row.state for row in jobs.pending()] == ["done"]
 
 
 def test_no_thread_starts_before_the_first_run(tmp_path):

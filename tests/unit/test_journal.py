@@ -175,11 +175,48 @@ def test_old_rows_and_pictures_beyond_the_room_are_forgotten(journal, monkeypatc
     for name in "abc":
         [(row, _)] = journal.claim([order(name)], None)
         journal.save(replace(row, state=DONE, pictures=[f"{name}.png"], bytes=10, owner=None))
+    assert journal.prune() == []  # nobody has collected them
+    journal.set_collected("abc")
     assert journal.prune() == ["a.png"]
     monkeypatch.setattr(_journal, "KEEP_SECONDS", -1.0)
     journal.claim([order("under way")], None)
     assert sorted(journal.prune()) == ["b.png", "c.png"]
     assert journal.newest("under way") is not None
+
+
+def test_an_older_journal_is_brought_up_to_date_and_loses_nothing(tmp_path):
+    journal = Journal(tmp_path)
+    rows = [journal.claim([order(name)], None)[0][0] for name in "ab"]
+    journal.save(replace(rows[0], state=ACCEPTED, job={"id": "7"}, owner=None))
+    journal.save(replace(rows[1], state=DONE, pictures=["b.png"], owner=None))
+    journal.close()
+    with sqlite3.connect(tmp_path / "journal.sqlite3") as db:
+        db.execute("ALTER TABLE jobs DROP COLUMN collected")
+        db.execute("ALTER TABLE jobs DROP COLUMN wish")
+    journal = Journal(tmp_path)
+    assert [row.job for row in journal.pending()] == [{"id": "7"}]
+    assert journal.newest("b").pictures == ["b.png"] and not list(tmp_path.glob("journal.corrupt-*"))
+
+
+def test_a_finished_job_waits_until_it_is_collected(journal):
+    rows = [journal.claim([order(name)], None)[0][0] for name in "ab"]
+    journal.set_collected("ab")  # both are still under way
+    for row in rows:
+        journal.save(replace(row, state=DONE, owner=None))
+    assert [row.waits_as for row in journal.pending()] == ["ready", "ready"]
+    journal.set_collected(["a", rows[1].id])
+    assert journal.pending() == []
+
+
+def test_what_was_put_aside_waits_again_once_somebody_works_on_it(journal):
+    [(row, _)] = journal.claim([order()], None)
+    journal.save(replace(row, state=ACCEPTED))
+    assert not journal.put_aside(row.id) and [row.waits_as for row in journal.pending()] == ["under way"]
+    journal.save(replace(row, state=UNKNOWN, owner=None))
+    assert [row.waits_as for row in journal.pending()] == ["answer lost"]
+    assert journal.put_aside(row.id) and journal.pending() == []
+    [(again, is_mine)] = journal.claim([order()], None)
+    assert (again.id, is_mine) == (row.id, True) and journal.pending() == [again]
 
 
 def test_the_state_is_on_disk_before_the_next_step(journal, tmp_path):
