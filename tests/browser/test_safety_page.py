@@ -4,7 +4,13 @@ import shutil
 
 import pytest
 import tiny_detector
-from page_driver import RUN, TEXT, flow, load, node, screen, set_value, wait_for_text
+from page_driver import RUN, TEXT, VALUES, flow, load, node, screen, set_value, wait_for_text
+
+BUTTON = "app.graph.getNodeById(2).widgets.find((w) => w.type == 'button')"
+PRESS = f"""() => new Promise((resolve) => {{
+  app.api.addEventListener("execution_success", (event) => resolve(event.detail.prompt_id), {{ once: true }});
+  {BUTTON}.callback();
+}})"""
 
 
 @pytest.fixture
@@ -49,21 +55,27 @@ def test_the_review_button_lets_the_very_pictures_pass_that_were_shown(comfyui, 
     )
     kept = node(3, "SaveImage", (900, 240), ["reviewed"], [("images", "IMAGE", 2)], size=(300, 300))
     load(page, flow(images, gate, kept, links=[[1, 1, 0, 2, 0, "IMAGE"], [2, 2, 0, 3, 0, "IMAGE"]]))
-    button = "app.graph.getNodeById(2).widgets.find((w) => w.type == 'button')"
-    assert not page.evaluate(f"() => {button}")
+    assert not page.evaluate(f"() => {BUTTON}")
     assert "look at this image" in page.evaluate(RUN)
-    page.wait_for_function(f"() => {button}")
+    page.wait_for_function(f"() => {BUTTON}")
     page.keyboard.press("Escape")  # older pages say in a dialog that the images were held back
     page.wait_for_timeout(500)
     page.screenshot(path=screen(f"review-{renderer}.png"))
     set_value(page, "color", 0x993311)  # as a random seed would: the page's graph now makes other pictures
-    outcome = page.evaluate(
-        f"""() => new Promise((resolve) => {{
-          app.api.addEventListener("execution_success", (event) => resolve(event.detail.prompt_id), {{ once: true }});
-          {button}.callback();
-        }})"""
-    )
-    (picture,) = comfyui.history(outcome)["outputs"]["3"]["images"]
+    (picture,) = comfyui.history(page.evaluate(PRESS))["outputs"]["3"]["images"]
     assert picture["filename"].startswith("reviewed")
-    page.wait_for_function(f"() => !{button}")
+    page.wait_for_function(f"() => !{BUTTON}")
     assert page.evaluate(TEXT, [2, "reviewed"]).count("-") == 2
+
+
+def test_the_review_button_keeps_the_seed_that_api_krea_drew(comfyui, standins, page, renderer):
+    standins["fal"].set(job_seconds=0.05, queue_seconds=0)
+    values = {**VALUES, "provider": "fal", "prompt": f"looked at in {renderer}", "seed": -1}
+    api = node(1, "FluxKreaAPI", (240, 240), values.values(), outputs=[("image", "IMAGE", [1])])
+    gate = node(2, "FluxKreaReview", (640, 240), [""], [("image", "IMAGE", 1)], [("image", "IMAGE", [2])])
+    kept = node(3, "SaveImage", (1040, 240), ["reviewed"], [("images", "IMAGE", 2)], size=(300, 300))
+    load(page, flow(api, gate, kept, links=[[1, 1, 0, 2, 0, "IMAGE"], [2, 2, 0, 3, 0, "IMAGE"]]))
+    assert "look at this image" in page.evaluate(RUN)
+    page.wait_for_function(f"() => {BUTTON}")
+    assert comfyui.history(page.evaluate(PRESS))["outputs"]["3"]["images"]
+    assert standins["fal"].state()["billed"] == 1
