@@ -18,6 +18,8 @@ from comfy_api.latest import ComfyAPI
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
+from ..providers._contract import Cancelled
+
 if TYPE_CHECKING:
     from ..providers._jobs import Handle, Jobs
     from ..providers._journal import Row
@@ -85,7 +87,7 @@ async def finished(handle: Handle):
                 shown = handle.progress
                 await show(shown, context.node_id)
             await asyncio.sleep(LOOK)
-        return handle.result()
+        return result_of(handle)
     except comfy.model_management.InterruptProcessingException:
         for job in list(siblings):
             job.cancel()
@@ -97,6 +99,14 @@ async def finished(handle: Handle):
         siblings.discard(handle)
         if not siblings:
             _running.pop(context.prompt_id, None)
+
+
+def result_of(handle: Handle):
+    """A sibling that heard of Cancel first has cancelled this job, too: ComfyUI must not take that for an error."""
+    try:
+        return handle.result()
+    except Cancelled:
+        raise comfy.model_management.InterruptProcessingException() from None
 
 
 def cancel_if_interrupted(handle: Handle, prompt_id: str) -> None:
