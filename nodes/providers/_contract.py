@@ -183,7 +183,7 @@ class GenerationResult:
     request_ids: tuple[str, ...] = ()
     changes: tuple[Change, ...] = ()
     notes: tuple[str, ...] = ()
-    withheld: int = 0
+    withheld: int = 0  # pictures that the provider's filter kept back, alone or with the whole call they were in
     reused: int = 0  # pictures that an earlier run had paid for
     seconds: Mapping[str, float] = field(default_factory=dict)  # generate and download, of the slowest part
 

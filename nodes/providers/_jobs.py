@@ -45,7 +45,7 @@ from ._contract import (
 from ._journal import Journal, Row
 from ._keys import Keys
 from ._part import Desk, Order, Part
-from ._split import joint_error, joint_result, split, total
+from ._split import joined, split, total
 
 THREADS = 32  # jobs that are sent or waited for at the same time
 # `auto` never takes to another provider what one refused for its content.
@@ -298,10 +298,7 @@ class Jobs:
 
     def _joined(self, parts: list[Part], orders: list[Order]) -> GenerationResult | ProviderError:
         wait([part.future for part in parts])
-        errors = [error for part in parts if (error := part.future.exception())]
-        if errors:
-            return joint_error(errors, len(parts))
-        return joint_result([part.future.result() for part in parts], orders)
+        return joined([part.future.exception() or part.future.result() for part in parts], orders)
 
     def _fetch(self, handle: Handle) -> None:
         """A ticket lists the providers that could have been asked; the last one that knows the job has it."""

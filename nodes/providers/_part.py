@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from . import _downloads
+from ._answers import is_about_content
 from ._client import Client, Gone, Patience
 from ._contract import (
     Accepted,
@@ -181,10 +182,11 @@ class Part:
     def _generate(self) -> Delivery:
         """From wherever the row stands to the delivery. Raises ProviderError; the row says what a next run can do."""
         if self._row.state == SPENT:
-            raise GenerationFailed(
-                f"Exactly this was sent on {self._date()} and left no picture: {self._row.note} Now nothing was sent.",
-                paid=None,
+            kind = ContentRefused if is_about_content(self._row.note) else GenerationFailed
+            text = (
+                f"Exactly this was sent on {self._date()} and left no picture: {self._row.note} Now nothing was sent."
             )
+            raise kind(text, paid=None)
         if self._row.state == UNKNOWN:
             self._find_lost(self._asked_before())
         try:

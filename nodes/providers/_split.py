@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from ._contract import Change, Estimate, GenerationRequest, GenerationResult, ProviderError, Unavailable
+from ._contract import (
+    Change,
+    ContentRefused,
+    Estimate,
+    GenerationFailed,
+    GenerationRequest,
+    GenerationResult,
+    ProviderError,
+    Unavailable,
+)
 from ._part import Order, Outcome
 
 
@@ -24,6 +33,19 @@ def total(estimates: Iterable[Estimate]) -> Estimate:
     return Estimate(usd, next((estimate.note for estimate in estimates if estimate.note), ""))
 
 
+def joined(ends: Sequence[Outcome | BaseException], orders: Sequence[Order]) -> GenerationResult | ProviderError:
+    """What the calls left. Those that will never leave a picture do not keep back what the others have."""
+    errors = [end for end in ends if isinstance(end, BaseException)]
+    if len(errors) < len(ends) and all(map(is_for_ever, errors)):
+        return joint_result(ends, orders)
+    return joint_error(errors, len(ends))
+
+
+def is_for_ever(error: BaseException) -> bool:
+    """Where nothing was paid a failed job is worth another run; refused content is refused again."""
+    return isinstance(error, ContentRefused) or (isinstance(error, GenerationFailed) and error.paid is not False)
+
+
 def joint_error(errors: Sequence[BaseException], count: int) -> ProviderError:
     """The first error speaks; what is not its own fault is that others may have been paid."""
     first = errors[0]
@@ -38,25 +60,33 @@ def joint_error(errors: Sequence[BaseException], count: int) -> ProviderError:
     return type(first)(text, paid=paid, retry_after=first.retry_after)
 
 
-def joint_result(outcomes: Sequence[Outcome], orders: Sequence[Order]) -> GenerationResult:
-    first, plan = outcomes[0], orders[0].plan
-    paid_now = [outcome for outcome in outcomes if not outcome.was_paid_before]
-    billed = [outcome.delivery.cost_usd for outcome in paid_now]
-    changes = plan.changes
+def joint_result(ends: Sequence[Outcome | BaseException], orders: Sequence[Order]) -> GenerationResult:
+    pairs = list(zip(orders, ends, strict=True))
+    made = [(order, end) for order, end in pairs if isinstance(end, Outcome)]
+    empty = [(order, end) for order, end in pairs if isinstance(end, ProviderError)]
+    outcomes = [outcome for _, outcome in made]
+    paid_now = [(order, outcome.delivery.cost_usd) for order, outcome in made if not outcome.was_paid_before]
+    paid_now += [(order, None) for order, error in empty if error.paid]
+    billed = [cost for _, cost in paid_now]
+    notes = [note for outcome in outcomes for note in outcome.delivery.notes] + [str(error) for _, error in empty]
+    withheld = [outcome.delivery.withheld for outcome in outcomes]
+    withheld += [order.request.images for order, error in empty if isinstance(error, ContentRefused)]
+    changes = orders[0].plan.changes
     if len(orders) > 1:
         asked = sum(order.request.images for order in orders)
         changes += (Change("images", asked, f"{len(orders)} calls", "more than one call makes; the seeds count on"),)
+    first_order, first = made[0]
     return GenerationResult(
-        provider=orders[0].provider_id,
+        provider=first_order.provider_id,
         pictures=tuple(picture for outcome in outcomes for picture in outcome.pictures),
         flags=tuple(flag for outcome in outcomes for flag in outcome.delivery.flags),
-        seed=orders[0].request.seed if first.delivery.seed is None else first.delivery.seed,
-        estimate=total(order.estimate for order, outcome in zip(orders, outcomes, strict=True) if outcome in paid_now),
+        seed=first_order.request.seed if first.delivery.seed is None else first.delivery.seed,
+        estimate=total(order.estimate for order, _ in paid_now),
         cost_usd=None if None in billed else sum(cost for cost in billed if cost is not None),
         request_ids=tuple(filter(None, (outcome.delivery.request_id for outcome in outcomes))),
         changes=changes,
-        notes=tuple(dict.fromkeys(note for outcome in outcomes for note in outcome.delivery.notes)),
-        withheld=sum(outcome.delivery.withheld for outcome in outcomes),
+        notes=tuple(dict.fromkeys(notes)),
+        withheld=sum(withheld),
         reused=sum(len(outcome.pictures) for outcome in outcomes if outcome.was_paid_before),
         seconds={
             step: max(outcome.seconds.get(step, 0.0) for outcome in outcomes) for step in ("generate", "download")

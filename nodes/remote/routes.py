@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import asdict, replace
-from urllib.parse import urlsplit
 
 from aiohttp import web
 from server import PromptServer
 
 from ..inference import detector, installed
-from ..providers import _settings, providers
+from ..providers import providers
 from ..providers._contract import ProviderError
 from . import desk, inputs, pictures
-
-REMOTE_KEYS = "FLUX_KREA_ALLOW_REMOTE_KEYS"  # the operator's word that keys may be set from other machines
+from .callers import refuse_foreign_pages, refuse_other_machines
 
 
 def register() -> None:
@@ -198,35 +195,3 @@ def guarded(action, local_only: bool = True):
             return web.json_response({"error": desk.jobs().keys.redacted(str(problem))}, status=422)
 
     return handler
-
-
-def refuse_foreign_pages(request: web.Request) -> None:
-    """A page elsewhere cannot send JSON without asking first, and says where it comes from."""
-    if request.content_type != "application/json":
-        raise web.HTTPUnsupportedMediaType(text="Send application/json.")
-    origin = request.headers.get("Origin")
-    if origin is not None and urlsplit(origin).netloc != request.host:
-        raise web.HTTPForbidden(text="This page may not write here.")
-    if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
-        raise web.HTTPForbidden(text="This page may not write here.")
-
-
-def refuse_other_machines(request: web.Request) -> None:
-    """By the address and by the name: a name that an attacker points at this machine is not this machine's."""
-    if _settings.variable(REMOTE_KEYS) == "1":
-        return
-    host = urlsplit(f"//{request.host}").hostname or ""
-    if not (is_loopback(host) and is_loopback(request.remote or "")):
-        raise web.HTTPForbidden(
-            text=f"Keys are set on the machine that runs ComfyUI, at http://127.0.0.1, or in its environment. "
-            f"{REMOTE_KEYS}=1 in the server's environment allows it from here."
-        )
-
-
-def is_loopback(address: str) -> bool:
-    if address == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False

@@ -108,7 +108,7 @@ FAULTS = [
     fault(
         "job: NSFW",
         "nsfw",
-        ("ContentRefused", "GenerationFailed"),
+        ("ContentRefused", "ContentRefused"),
         at={"fal": PICTURE, "lumenfall": ("ContentRefused", "picture")},  # fal delivers it black and flagged
     ),
 ]

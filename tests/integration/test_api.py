@@ -87,6 +87,33 @@ def test_sixteen_images_at_one_provider_are_several_calls_with_consecutive_seeds
     assert jobs_paid(standins) == 2
 
 
+# provider → images asked for, the prompt, flags of what arrives, how many are withheld, jobs paid
+PARTLY_REFUSED = {
+    "fal": (2, "NSFW@1", [False, True], 0, 1),  # black, as fal delivers it
+    "replicate": (6, "NSFW@1", [False] * 4, 2, 2),  # one of each call left out without a word
+    "core_today": (2, "NSFW@1", [None], 1, 1),
+    "one_min": (3, "one of three", [None] * 2, 1, 3),  # a call of its own, which fails
+}
+
+
+def test_what_a_filter_leaves_arrives_and_what_it_keeps_back_is_said_and_not_paid_again(comfyui, standins):
+    standins["one_min"].fault("job", "nsfw", 1, prompt="one of three")
+    for run, limit in enumerate((-1.0, -0.5)):  # both are none; another value makes ComfyUI run the nodes again
+        graph = ApiGraph()
+        nodes = {
+            name: graph.api_shown(name, images=images, prompt=prompt, seed=65, max_cost_usd=limit)
+            for name, (images, prompt, *_) in PARTLY_REFUSED.items()
+        }
+        history = comfyui.run(graph)
+        for name, (_, _, flags, withheld, paid) in PARTLY_REFUSED.items():
+            report = json.loads(history["outputs"][nodes[name]]["text"][0])
+            assert (report["has_nsfw_concepts"], report["withheld_by_provider"]) == (flags, withheld), (name, report)
+            assert report["already_paid_pictures"] == (len(flags) if run else 0), name
+            assert len(report["pictures"]) == len(flags), name
+            assert standins[name].state()["billed"] == paid, name
+    assert len(comfyui.pictures(history)) == sum(len(flags) for _, _, flags, *_ in PARTLY_REFUSED.values())
+
+
 def test_auto_goes_on_only_where_the_first_did_not_accept(comfyui, standins):
     for name in ("fal", "replicate"):
         standins[name].fault("submit", "status", None, status=402)

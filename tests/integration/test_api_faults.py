@@ -10,7 +10,7 @@ import fault_table
 import psutil
 import pytest
 from api_graphs import ApiGraph
-from comfyui import ROOT, ComfyUI, ComfyUIError
+from comfyui import ROOT, ComfyUIError
 from fault_table import BY_NAME, CELLS
 
 PAGE = ROOT / "docs" / "api_faults.md"
@@ -107,16 +107,6 @@ GIANTS = [
 HALF_A_GIGABYTE = 2**29
 
 
-@pytest.fixture(scope="module")
-def hasty(all_standins, tmp_path_factory):
-    """A ComfyUI that waits for a provider as long as the table does."""
-    environment = {**all_standins.env, "FLUX_KREA_PATIENCE_SECONDS": fault_table.PATIENCE}
-    base = tmp_path_factory.mktemp("hasty")
-    with ComfyUI(base, arguments=("--cpu",), environment=environment) as server:
-        run_with(server, "fal", "a run that loads what the first one loads")
-        yield server
-
-
 def run_with(comfyui, provider: str, prompt: str) -> tuple[str, str]:
     """The outcome as the table names it, and the sentence that ComfyUI shows."""
     graph = ApiGraph()
@@ -149,6 +139,7 @@ def test_a_fault_ends_in_comfyui_as_in_the_table(hasty, standins, provider, name
 
 @pytest.mark.parametrize("provider, name", GIANTS)
 def test_a_giant_picture_takes_no_memory(hasty, standins, provider, name):
+    run_with(hasty, "fal", "a run that loads what the first one loads")
     process = psutil.Process(hasty.process.pid)
     idle, peak, over = process.memory_info().rss, 0, threading.Event()
 

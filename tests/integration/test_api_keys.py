@@ -66,6 +66,7 @@ FOREIGN = {
     "a page that this browser calls foreign": {"Sec-Fetch-Site": "cross-site"},
     "a page on this machine at another port": {"Origin": f"http://127.0.0.1:{free_port()}"},
     "a form": {"Content-Type": "text/plain"},
+    "a proxy": {"X-Forwarded-For": "203.0.113.9"},
     "a name that points at this machine": {"Host": "evil.example"},
     "a name that points at this machine, and its own page": {"Host": "evil.example", "Origin": "http://evil.example"},
 }
@@ -79,6 +80,17 @@ def test_who_is_not_this_page_on_this_machine_writes_nothing(comfyui, route, pag
     answer = post(comfyui, route, body, **FOREIGN[page])
     assert answer.status_code in (403, 415), answer.text
     assert stored(comfyui) == {"fal": MARKED}
+
+
+def test_the_operator_can_let_other_machines_write_and_still_no_foreign_page(hasty):
+    name = f"krea.example:{hasty.port}"
+    assert post(hasty, "keys", Host=name, Origin=f"http://{name}").json() == {"state": "environment"}
+    assert stored(hasty) == {"fal": MARKED}
+    for page in ({"Origin": "https://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}):
+        assert post(hasty, "keys/remove", **{"Host": name, **page}).status_code == 403
+    assert stored(hasty) == {"fal": MARKED}
+    post(hasty, "keys/remove", Host=name).raise_for_status()
+    assert stored(hasty) == {}
 
 
 def test_what_is_no_json_object_is_refused_with_a_sentence(comfyui):

@@ -28,6 +28,7 @@ from flux_krea.nodes.providers._client import Patience  # noqa: E402
 from flux_krea.nodes.providers._contract import (  # noqa: E402
     Accepted,
     Call,
+    ContentRefused,
     Delivery,
     Estimate,
     GenerationFailed,
@@ -89,6 +90,8 @@ def queue_exchange(request, job=None):
             continue
         if body["status"] == "failed":
             raise GenerationFailed("Fake could not make it.", paid=True)
+        if body["status"] == "refused":
+            raise ContentRefused("Fake withheld every picture: NSFW content.", paid=True)
         if body["status"] == "done":
             return delivery(body)
 
@@ -167,6 +170,7 @@ class FakeServer(ThreadingHTTPServer):
         self.let_go = threading.Event()  # ends every hanging answer
         self.jobs = {}
         self.cancelled = []
+        self.refused_seeds = []
         self.duration = 0.0
         self.picture = png()
         self.lock = threading.Lock()
@@ -237,6 +241,8 @@ class Handler(BaseHTTPRequestHandler):
         duration = self.server.duration
         if job["id"] in self.server.cancelled:
             return self.answer(200, {"status": "failed"})
+        if job["payload"]["seed"] in self.server.refused_seeds:
+            return self.answer(200, {"status": "refused"})
         if duration is None or time.monotonic() - job["since"] < duration:
             return self.answer(200, {"status": "queued"})
         self.answer(200, self.server.result(job))

@@ -55,15 +55,6 @@ def test_requirements_are_the_projects_dependencies():
     assert (ROOT / "requirements.txt").read_text().split() == dependencies
 
 
-def test_registry_fields_are_what_the_registry_takes():
-    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    assert re.search(r'^name = "[a-z][a-z0-9-]{1,98}"$', project, re.M)
-    assert re.search(r'^version = "\d+\.\d+\.\d+"$', project, re.M)
-    assert re.search(r'^requires-comfyui = ">=\d+\.\d+\.\d+"$', project, re.M)
-    assert re.search(r'^PublisherId = "\S+"$', project, re.M)
-    assert "\nweb = " not in project  # beside WEB_DIRECTORY every script would run twice
-
-
 @pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=" ".join)
 def test_ruff_has_nothing_to_say(command):
     result = subprocess.run(

@@ -25,6 +25,7 @@ from flux_krea.nodes.providers._contract import (
     Unsupported,
 )
 from flux_krea.nodes.providers._jobs import Jobs
+from flux_krea.nodes.providers._split import is_for_ever
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -117,6 +118,37 @@ def test_a_failed_part_keeps_the_others_and_the_next_run_pays_only_for_it(jobs, 
     assert error.paid is True and server.paid == 1
     assert len(jobs.start("fake", asked(images=4)).result(10).pictures) == 4
     assert server.paid == 2
+
+
+def test_a_part_that_is_refused_for_ever_keeps_back_none_of_the_others_and_is_not_paid_again(jobs, server, tmp_path):
+    server.refused_seeds = [10]
+    first = jobs.start("fake", asked(seed=10, images=5)).result(10)
+    assert (len(first.pictures), len(first.flags), first.seed, first.withheld, first.reused) == (3, 3, 12, 2, 0)
+    assert "NSFW" in first.notes[0] and "has to be paid" in first.notes[0]
+    assert first.cost_usd is None and first.estimate.usd == pytest.approx(0.125)
+    again = jobs_in(tmp_path).start("fake", asked(seed=10, images=5)).result(10)
+    assert (again.pictures, again.withheld, again.reused) == (first.pictures, 2, 3)
+    assert "Exactly this was sent" in again.notes[0] and (again.cost_usd, again.estimate.usd) == (0, 0)
+    assert server.paid == server.count("submit") == 3
+    server.refused_seeds = [20, 22]
+    error = failure(jobs.start("fake", asked(seed=20, images=4)))
+    assert isinstance(error, ContentRefused) and error.paid is True
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ContentRefused("refused before anything was paid", paid=False), True),
+        (GenerationFailed("failed, and perhaps billed", paid=None), True),
+        (GenerationFailed("failed, and not billed", paid=False), False),
+        (UnknownOutcome("may still be found", paid=None), False),
+        (Unavailable("down", paid=True), False),
+        (ValueError(), False),
+    ],
+    ids=str,
+)
+def test_a_part_is_given_up_only_where_another_run_would_get_no_more(error, expected):
+    assert is_for_ever(error) is expected
 
 
 def test_a_failed_sibling_costs_nothing(jobs, server):
