@@ -8,6 +8,7 @@ FILES = {
     "clip_name2": "t5xxl_fp16.safetensors",
     "vae_name": "ae.safetensors",
 }
+TEXT_TOKENS = 16  # of a short text
 
 
 class Graph(dict):
@@ -23,6 +24,10 @@ class Graph(dict):
 
     def text(self, clip, text: str) -> list:
         return [self.add("CLIPTextEncode", clip=clip, text=text), 0]
+
+    def short_text(self, clip, text: str) -> list:
+        """Without the 240 empty tokens that follow: the rules are the same, and an evaluation is ten times shorter."""
+        return [self.add("ProbeFirstTokens", conditioning=self.text(clip, text), count=TEXT_TOKENS), 0]
 
     def size(self, width: int, height: int, batch_size: int = 1) -> list:
         return [

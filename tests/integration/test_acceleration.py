@@ -32,7 +32,7 @@ def deeper(models):
 @pytest.mark.parametrize("cfg", [1.0, 3.0])
 def test_a_threshold_of_0_is_none_bit_for_bit_whatever_the_cfg(comfyui, cfg):
     graph = CacheGraph()
-    settings = {"steps": 2, "cfg": cfg, "negative": graph.text(graph.clip, "blurry")}
+    settings = {"steps": 2, "cfg": cfg, "negative": graph.short_text(graph.clip, "blurry")}
     accelerated = graph.sampled(graph.prompt, graph.cached("off"), **settings)
     node = graph.compare(accelerated, graph.sampled(graph.prompt, **settings))
     report = graph.report(accelerated, "off")
@@ -74,7 +74,7 @@ def test_where_little_changes_reuse_changes_little(comfyui):
 def test_prompts_of_different_lengths_have_a_memory_each(comfyui):
     graph = CacheGraph()
     negative = graph.redux(
-        graph.text(graph.clip, "blurry")
+        graph.short_text(graph.clip, "blurry")
     )  # 16 tokens more: the two are evaluated one after the other
     settings = {"steps": 3, "cfg": 3.0, "negative": negative}
     accelerated = graph.sampled(graph.prompt, graph.cached("apart", pattern="1"), **settings)

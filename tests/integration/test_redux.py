@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from comfyui import ComfyUIError
-from graphs import Graph
+from graphs import TEXT_TOKENS, Graph
 from safetensors.torch import save_file
 
 SIDE = 64
@@ -22,7 +22,7 @@ class ReduxGraph(Graph):
         super().__init__()
         node = self.loader(**loader)
         self.model, self.clip = [node, 0], [node, 1]
-        self.prompt = self.text(self.clip, "a red fox in the snow")
+        self.prompt = self.short_text(self.clip, "a red fox in the snow")
         self.latent = self.size(SIDE, SIDE, batch_size)
         self.style = [self.add("StyleModelLoader", style_model_name="flux1-redux-dev.safetensors"), 0]
         if vision == "small":
@@ -78,7 +78,7 @@ def test_at_strength_1_and_full_detail_the_conditioning_is_cores_bit_for_bit(com
     found = seen(comfyui.run(graph), full)
 
     assert found.equal and found.same_keys
-    assert found.tokens == [256 + 729] * 2
+    assert found.tokens == [TEXT_TOKENS + 729] * 2
 
 
 def test_729_tokens_at_less_strength_are_cores_dense_mask(comfyui):
@@ -105,12 +105,12 @@ def test_so_it_is_for_a_batch_of_references_for_the_centre_and_for_multiply(comf
 
     history = comfyui.run(graph)
 
-    assert seen(history, batch).tokens == [256 + 32] * 2
+    assert seen(history, batch).tokens == [TEXT_TOKENS + 32] * 2
     assert all(seen(history, node).equal and seen(history, node).same_keys for node in (batch, centre, multiplied))
 
 
 # Core keeps log(strength) in fp16, which is up to 2e-4 away. Relative to the latent's standard deviation, about 4.5:
-ROUNDING = 5e-5
+ROUNDING = 1e-4
 
 
 def as_core_rounds_it(strength: float) -> float:
@@ -119,7 +119,7 @@ def as_core_rounds_it(strength: float) -> float:
 
 def test_other_strengths_are_cores_dense_mask_in_cores_sampler_and_in_ours(comfyui):
     graph = ReduxGraph()
-    negative = graph.text(graph.clip, "")
+    negative = graph.short_text(graph.clip, "")
     full = graph.sampled(graph.redux(graph.prompt))
     nodes = {}
     for strength in (0.1, 2.0):
@@ -138,7 +138,7 @@ def test_other_strengths_are_cores_dense_mask_in_cores_sampler_and_in_ours(comfy
         in_ours, in_cores, unrounded, effect = (seen(history, node) for node in compared)
         assert in_ours.equal and in_cores.equal
         assert unrounded.difference <= ROUNDING * unrounded.spread
-        assert effect.difference > 1e-3
+        assert effect.difference > 100 * ROUNDING * effect.spread
 
 
 def test_strength_0_is_no_redux_and_what_comes_close_to_0_comes_close_to_it(comfyui):
@@ -169,7 +169,7 @@ def test_several_nodes_in_a_row_keep_their_strengths_as_in_core(comfyui):
 def test_it_works_with_a_batch_true_cfg_and_a_lora_at_once(comfyui, models):
     write_lora(models / "loras" / "small.safetensors")
     graph = ReduxGraph(batch_size=2)
-    negative = graph.text(graph.clip, "blurry")
+    negative = graph.short_text(graph.clip, "blurry")
     lora = {"model": graph.model, "lora_name": "small.safetensors", "strength_model": 1.0}
     model = [graph.add("LoraLoaderModelOnly", **lora), 0]
     settings = {"negative": negative, "cfg": 3.0}
@@ -259,10 +259,10 @@ def test_detail_and_mask_choose_tokens_and_change_none_of_them(comfyui):
 
     history = comfyui.run(graph)
 
-    added = {name: seen(history, node).tokens[0] - 256 for name, node in nodes.items()}
+    added = {name: seen(history, node).tokens[0] - TEXT_TOKENS for name, node in nodes.items()}
     assert added == {"detail 2": 4, "detail 1": 1, "left half": 8, "left half, detail 2": 2, "one corner": 1}
-    assert seen(history, nodes["left half"]).rows_of_a_in_b == 256 + 8
-    assert seen(history, nodes["detail 2"]).rows_of_a_in_b == 256
+    assert seen(history, nodes["left half"]).rows_of_a_in_b == TEXT_TOKENS + 8
+    assert seen(history, nodes["detail 2"]).rows_of_a_in_b == TEXT_TOKENS
 
 
 def test_crops_see_what_their_names_say(comfyui):
@@ -286,10 +286,10 @@ def test_crops_see_what_their_names_say(comfyui):
 
     history = comfyui.run(graph)
 
-    assert seen(history, nodes["letterbox"]).tokens[0] == 256 + 8  # the two rows in the middle
+    assert seen(history, nodes["letterbox"]).tokens[0] == TEXT_TOKENS + 8  # the two rows in the middle
     assert seen(history, nodes["letterbox of a square"]).equal
     area = seen(history, nodes["mask area"])
-    assert area.tokens == [256 + 16] * 2 and area.rows_of_a_in_b == 256 + 16
+    assert area.tokens == [TEXT_TOKENS + 16] * 2 and area.rows_of_a_in_b == TEXT_TOKENS + 16
 
 
 def test_a_white_result_mask_changes_nothing_and_a_half_one_changes_its_half(comfyui):

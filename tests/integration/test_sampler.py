@@ -15,13 +15,14 @@ def outputs(history: dict, graph: dict, class_type: str) -> dict:
     return history["outputs"][node_id]
 
 
-def start(graph: Graph, width=128, height=128, batch_size=1):
+def start(graph: Graph, width=128, height=128, batch_size=1, text=Graph.short_text):
     loader = graph.loader()
-    positive = graph.text([loader, 1], "a red fox in the snow")
+    positive = text(graph, [loader, 1], "a red fox in the snow")
     return [loader, 0], [loader, 1], [loader, 2], positive, graph.size(width, height, batch_size)
 
 
 SAME_AS_CORE = {
+    "square, a whole prompt": {"text": Graph.text},
     "square": {},
     "wide, no multiple of 64": {"size": (208, 112)},
     "batch of two": {"size": (64, 64), "batch_size": 2},
@@ -41,10 +42,11 @@ SAME_AS_CORE = {
 def test_latent_equals_that_of_fluxguidance_and_ksampler_bit_for_bit(comfyui, case):
     settings = {"scheduler": "simple", "cfg": 1.0, **SAME_AS_CORE[case]}
     size, batch_size = settings.pop("size", (128, 128)), settings.pop("batch_size", 1)
+    text = settings.pop("text", Graph.short_text)
     wants_negative = settings.pop("negative", False) or settings["cfg"] != 1.0
     graph = Graph()
-    model, clip, _, positive, latent = start(graph, *size, batch_size)
-    negative = graph.text(clip, NEGATIVE)
+    model, clip, _, positive, latent = start(graph, *size, batch_size, text)
+    negative = text(graph, clip, NEGATIVE)
     if "denoise" in settings:  # start from something, so that keeping it can be seen
         latent = graph.sampler(model, positive, latent, seed=3, steps=1)
     probed = {tag: [graph.add("ProbeModel", model=model, tag=f"{case}/{tag}"), 0] for tag in ("ours", "core")}
@@ -72,7 +74,7 @@ def test_latent_equals_that_of_fluxguidance_and_ksampler_bit_for_bit(comfyui, ca
 def test_at_most_two_tensor_operations_a_step_more_than_core(comfyui):
     graph = Graph()
     model, clip, _, positive, latent = start(graph, 64, 64)
-    negative = graph.text(clip, NEGATIVE)
+    negative = graph.short_text(clip, NEGATIVE)
     reports = {}
     for tag, steps in itertools.product(("ours", "core"), (2, 6)):
         watched = [graph.add("ProbeModel", model=model, tag=f"ops/{tag}/{steps}"), 0]
@@ -180,7 +182,7 @@ def test_cancel_stops_within_a_step_and_the_next_run_is_as_if_nothing_had_happen
     after = Graph()
     model, clip, _, positive, latent = start(after, 64, 64)
     ours = after.sampler(model, positive, latent, seed=12, scheduler="simple")
-    core = after.core_sampler(model, positive, after.text(clip, NEGATIVE), latent, seed=12)
+    core = after.core_sampler(model, positive, after.short_text(clip, NEGATIVE), latent, seed=12)
     after.add("ProbeCompare", a=ours, b=core)
     seen_after_cancel = Graph(after)
     seen_after_cancel.add("ProbeReport", latent=ours, tag="cancelled")

@@ -103,6 +103,19 @@ class ProbeCompare:
         }
 
 
+class ProbeFirstTokens:
+    """A conditioning that ends after some tokens."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "cut", ("CONDITIONING",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"conditioning": ("CONDITIONING",), "count": ("INT", {})}}
+
+    def cut(self, conditioning, count):
+        return ([[tokens[:, :count], options] for tokens, options in conditioning],)
+
+
 class Stranger(torch.nn.Module):
     """Runs FLUX without being ComfyUI's class for it, as Nunchaku's wrapper does."""
 
@@ -187,6 +200,7 @@ NODE_CLASS_MAPPINGS = {
         ProbeModel,
         ProbeReport,
         ProbeCompare,
+        ProbeFirstTokens,
         ProbeFill,
         ProbeStranger,
         ProbeEncoders,
