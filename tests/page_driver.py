@@ -22,10 +22,12 @@ RUN = """() => new Promise((resolve) => {
     app.api.addEventListener(end, (event) => resolve(end + ": " + (event.detail?.exception_message ?? "")), { once: true });
   app.queuePrompt(0, 1);
 })"""
-SHOWN = "(id) => app.graph.getNodeById(id).widgets.filter((w) => !w.hidden && w.type != 'hidden').map((w) => w.name)"
-TEXT = "([id, name]) => app.graph.getNodeById(id).widgets.find((w) => w.name == name)?.value ?? ''"
+SHOWN = (
+    "(id) => app.canvas.graph.getNodeById(id).widgets.filter((w) => !w.hidden && w.type != 'hidden').map((w) => w.name)"
+)
+TEXT = "([id, name]) => app.canvas.graph.getNodeById(id).widgets.find((w) => w.name == name)?.value ?? ''"
 SET = """([id, name, value]) => {
-  const widget = app.graph.getNodeById(id).widgets.find((w) => w.name == name);
+  const widget = app.canvas.graph.getNodeById(id).widgets.find((w) => w.name == name);
   widget.value = value; widget.callback?.(value);
 }"""
 

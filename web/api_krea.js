@@ -60,7 +60,8 @@ function refresh(view, savedHeight) {
   view.timer = setTimeout(() => askForEstimate(view), PAUSE);
 }
 
-const chosen = (node) => widgetOf(node, "provider").value;
+/** A wired provider is known only when the graph runs: until then it may be any. */
+const chosen = (node) => (isWired(node, "provider") ? AUTO : widgetOf(node, "provider").value);
 const isWired = (node, name) => node.inputs?.some((input) => input.name === name && input.link != null);
 
 /** The mode, in the server's words: image_use says it with spaces. */

@@ -38,6 +38,7 @@ def packed(tmp_path_factory) -> Path:
         if (ROOT / name).exists():
             (clone / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, clone / name)
+    subprocess.run(["git", "add", "--all"], cwd=clone, check=True)
     environment = {"HOME": str(folder), "PATH": f"{COMFY.parent}:/usr/bin:/bin"}
     for command in (["tracking", "disable"], ["node", "validate"], ["node", "pack"]):
         done = subprocess.run(
@@ -57,6 +58,8 @@ def test_the_archive_holds_the_pack_and_nothing_else(packed):
     assert {"__init__.py", "pyproject.toml", "requirements.txt", "LICENSE", "README.md", "web/flux_krea.js"} <= set(
         names
     )
+    for folder in ("workflows", "subgraphs"):
+        assert {f"{folder}/{path.name}" for path in (ROOT / folder).glob("*.json")} <= set(names)
     assert not [name for name in names if name.startswith(FORBIDDEN_FOLDERS) or name == "dev.py"]
     assert sum(info.file_size for info in zipfile.ZipFile(packed).infolist()) < 5_000_000
 
@@ -150,4 +153,6 @@ def test_an_empty_comfyui_runs_the_archive(packed, tmp_path):
         found = server.object_info()
         assert {"FluxKreaLoader", "FluxKreaSampler", "FluxKreaAPI", "FluxKreaSafetyCheck"} <= set(found)
         assert server.get("/api/workflow_templates").json()["flux-krea"]
+        blueprints = server.get("/api/global_subgraphs").json().values()
+        assert "Krea Text to Image" in {blueprint["name"] for blueprint in blueprints}
         assert "IMPORT FAILED" not in server.log() and "are missing" not in server.log()

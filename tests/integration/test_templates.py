@@ -1,4 +1,4 @@
-"""Every template, as comfy-cli sees it: valid, and it runs."""
+"""Every template and every subgraph blueprint, as comfy-cli sees it: valid, and it runs."""
 
 import json
 import re
@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 import tiny_detector
 from comfyui import ROOT
+from page_driver import node as page_node
 
 TEMPLATES = sorted((ROOT / "workflows").glob("*.json"))
+BLUEPRINTS = sorted((ROOT / "subgraphs").glob("*.json"))
+MADE_FROM = {"Krea Text to Image": "text_to_image", "Krea Reference to Image (Redux)": "redux"}
 SMALL = {
     "FluxKreaSize": {"preset": "exact size", "width": 64, "height": 64},
     "FluxKreaRedux": {"detail": 9},
@@ -44,20 +47,40 @@ def detector(models):
     shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.stem)
-def test_comfy_cli_validates_and_runs_it(comfyui, comfy, standins, detector, tmp_path, template):
-    checked = comfy("workflow", "validate", "--workflow", str(template), "--port", str(comfyui.port))
+@pytest.mark.parametrize("path", TEMPLATES + BLUEPRINTS, ids=lambda path: path.stem)
+def test_comfy_cli_validates_and_runs_it(comfyui, comfy, standins, detector, tmp_path, path):
+    workflow, used = opened(path), tmp_path / path.name
+    used.write_text(json.dumps(in_use(workflow) if path in BLUEPRINTS else workflow))
+    checked = comfy("workflow", "validate", "--workflow", str(used), "--port", str(comfyui.port))
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
-    small = tmp_path / template.name
-    small.write_text(json.dumps(reduced(comfyui.to_api(json.loads(template.read_text(encoding="utf-8"))))))
+    used.write_text(json.dumps(reduced(comfyui.to_api(opened(used)))))
     address = ("--host", "127.0.0.1", "--port", str(comfyui.port), "--timeout", "250")
-    ran = comfy("run", "--workflow", str(small), *address, "--wait")
+    ran = comfy("run", "--workflow", str(used), *address, "--wait")
     said = ran.stdout + ran.stderr
-    if template.stem == "review_gate":  # nobody has looked yet, so nothing may pass
+    if path.stem == "review_gate":  # nobody has looked yet, so nothing may pass
         assert "look at this image" in " ".join(said.split())
     else:
         assert ran.returncode == 0, said
+
+
+def opened(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def in_use(blueprint: dict) -> dict:
+    """The blueprint's one node with a picture for each image it takes, and its result saved."""
+    (node,) = blueprint["nodes"]
+    node["outputs"][0]["links"] = [1]
+    nodes = [node, page_node(2, "SaveImage", (700, 200), ["blueprint"], [("images", "IMAGE", 1)])]
+    links = [[1, 1, 0, 2, 0, "IMAGE"]]
+    for at, slot in enumerate(node["inputs"]):
+        if slot["type"] == "IMAGE":
+            slot["link"] = link = len(links) + 1
+            links.append([link, link + 1, 0, 1, at, "IMAGE"])
+            picture = [("IMAGE", "IMAGE", [link])]
+            nodes.append(page_node(link + 1, "LoadImage", (0, 200), ["example.png", "image"], outputs=picture))
+    return {**blueprint, "nodes": nodes, "links": links}
 
 
 def reduced(graph: dict) -> dict:
@@ -66,11 +89,10 @@ def reduced(graph: dict) -> dict:
     return graph
 
 
-@pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.stem)
-def test_a_stranger_can_find_every_node_and_every_file_of_it(template):
-    workflow = json.loads(template.read_text(encoding="utf-8"))
-    assert template.with_suffix(".jpg").exists(), "no thumbnail"
-    for node in workflow["nodes"]:
+@pytest.mark.parametrize("path", TEMPLATES + BLUEPRINTS, ids=lambda path: path.stem)
+def test_a_stranger_can_find_every_node_and_every_file_of_it(path):
+    assert path in BLUEPRINTS or path.with_suffix(".jpg").exists(), "no thumbnail"
+    for node in every_node(opened(path)):
         if node["type"] == "MarkdownNote":
             continue
         assert node["properties"]["cnr_id"] == ("flux-krea" if "Krea" in node["type"] else "comfy-core")
@@ -79,3 +101,32 @@ def test_a_stranger_can_find_every_node_and_every_file_of_it(template):
         offered = {model["name"]: model["url"] for model in node["properties"].get("models", [])}
         assert set(files) == set(offered)
         assert all(url.startswith("https://huggingface.co/") and url.endswith(name) for name, url in offered.items())
+
+
+def every_node(workflow: dict) -> list[dict]:
+    """Also those inside subgraphs; a node that stands for a subgraph is nobody's to install."""
+    subgraphs = workflow.get("definitions", {}).get("subgraphs", [])
+    ours = {subgraph["id"] for subgraph in subgraphs}
+    nodes = workflow["nodes"] + [node for subgraph in subgraphs for node in subgraph["nodes"]]
+    return [node for node in nodes if node["type"] not in ours]
+
+
+def test_the_server_lists_every_blueprint_under_its_files_name(comfyui):
+    listed = comfyui.get("/global_subgraphs").json()
+    ours = {id for id, entry in listed.items() if entry["info"]["node_pack"] == "custom_nodes.flux-krea"}
+    assert {(listed[id]["name"], listed[id]["source"]) for id in ours} == {
+        (path.stem, "custom_node") for path in BLUEPRINTS
+    }
+    for id in ours:
+        served = comfyui.get(f"/global_subgraphs/{id}").json()
+        assert served["data"].isascii()  # ComfyUI 0.3.75 reads the files in the system's own encoding
+        (node,) = json.loads(served["data"])["nodes"]
+        assert node["title"] == served["name"]
+
+
+@pytest.mark.parametrize("blueprint", BLUEPRINTS, ids=lambda path: path.stem)
+def test_a_blueprints_nodes_have_the_templates_own_values(blueprint):
+    template = opened(ROOT / "workflows" / f"{MADE_FROM[blueprint.stem]}.json")
+    values = {node["type"]: node.get("widgets_values") for node in template["nodes"]}
+    for node in every_node(opened(blueprint)):
+        assert node.get("widgets_values") == values[node["type"]]
