@@ -109,7 +109,8 @@ def test_so_it_is_for_a_batch_of_references_for_the_centre_and_for_multiply(comf
     assert all(seen(history, node).equal and seen(history, node).same_keys for node in (batch, centre, multiplied))
 
 
-# Core keeps log(strength) in fp16, which is up to 2e-4 away. Relative to the latent's standard deviation, about 4.5:
+# Core keeps log(strength) in fp16, which is up to 2e-4 away. Relative to the latent's standard deviation, about 4.5, and
+# beside a short text, which leaves the Redux tokens more of the attention; beside a whole one it is half of that.
 ROUNDING = 1e-4
 
 
@@ -119,7 +120,8 @@ def as_core_rounds_it(strength: float) -> float:
 
 def test_other_strengths_are_cores_dense_mask_in_cores_sampler_and_in_ours(comfyui):
     graph = ReduxGraph()
-    negative = graph.short_text(graph.clip, "")
+    graph.prompt = graph.text(graph.clip, "a red fox in the snow")
+    negative = graph.text(graph.clip, "")
     full = graph.sampled(graph.redux(graph.prompt))
     nodes = {}
     for strength in (0.1, 2.0):
@@ -137,8 +139,8 @@ def test_other_strengths_are_cores_dense_mask_in_cores_sampler_and_in_ours(comfy
     for compared in nodes.values():
         in_ours, in_cores, unrounded, effect = (seen(history, node) for node in compared)
         assert in_ours.equal and in_cores.equal
-        assert unrounded.difference <= ROUNDING * unrounded.spread
-        assert effect.difference > 100 * ROUNDING * effect.spread
+        assert unrounded.difference <= 0.5 * ROUNDING * unrounded.spread
+        assert effect.difference > 1e-3
 
 
 def test_strength_0_is_no_redux_and_what_comes_close_to_0_comes_close_to_it(comfyui):
