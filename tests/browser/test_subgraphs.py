@@ -119,7 +119,11 @@ def test_api_krea_in_a_subgraph_shows_its_estimate_and_its_report(page, standins
     wait_for_text(page, "≈ $0.025, 1024 × 1024 (1.05 MP) at fal", inner)
     assert set(WIDGETS) - shown(page, inner) == {"image_use", "strength", "quality"}
     set_value(page, "provider", "replicate", inner)
-    if renderer == "vue":  # what was hidden before the conversion comes back
+    if renderer == "vue":
+        # What was hidden before the conversion comes back; on the Vue renderer of 1.32 when the subgraph is next entered.
+        page.evaluate("() => app.canvas.setGraph(app.graph)")
+        page.wait_for_timeout(300)
+        page.evaluate(ENTER, "FluxKreaAPI")
         page.locator(f"[data-node-id='{inner}']").get_by_text("quality").wait_for()
     assert "quality" in shown(page, inner)
     set_value(page, "provider", "fal", inner)
