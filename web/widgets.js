@@ -33,7 +33,7 @@ export function onChange(node, listener) {
 }
 
 /**
- * Each renderer looks at another of these four; a hidden widget keeps its value and its place in saved workflows.
+ * Each renderer looks at another of these; a hidden widget keeps its value and its place in saved workflows.
  * @returns {boolean} whether anything changed
  */
 function setHidden(widget, hide) {
@@ -50,7 +50,9 @@ function setHidden(widget, hide) {
     else delete widget.computeSize;
   }
   widget.hidden = hide;
-  if (widget.options) widget.options.hidden = hide;
+  // Newer pages keep their own record of a widget. A node that went into a subgraph gets the record of the node it was,
+  // with that one's options, which are no longer its own.
+  for (const options of [widget.options, widget._state?.options]) if (options) options.hidden = hide;
   return true;
 }
 
