@@ -9,6 +9,8 @@ const MOST_LINES = 14;
 
 /** What a hidden widget was before. */
 const shownAs = new WeakMap();
+/** What a widget takes of itself. */
+const ownRange = new WeakMap();
 
 export function widgetOf(node, name) {
   return node.widgets?.find((widget) => widget.name === name);
@@ -53,6 +55,36 @@ function setHidden(widget, hide) {
   if (widget.options) widget.options.hidden = hide;
   return true;
 }
+
+/**
+ * Narrows what can be entered, and says why; a widget without limits takes what it took of itself.
+ * @param {(widget: object) => {minimum?: number, maximum?: number, choices?: string[], tooltip?: string} | undefined} limitsOf
+ */
+export function takeOnly(node, limitsOf) {
+  const changed = node.widgets.filter((widget) => widget.options && setLimits(widget, limitsOf(widget) ?? {}));
+  if (changed.length) reread(node);
+}
+
+/**
+ * The value that is there stays in reach: some renderers cut a number when they lose the focus.
+ * @returns {boolean} whether anything changed
+ */
+function setLimits(widget, { minimum, maximum, choices, tooltip }) {
+  const { options, value } = widget;
+  if (!ownRange.has(widget)) ownRange.set(widget, { min: options.min, max: options.max, values: options.values });
+  const { min, max, values } = ownRange.get(widget);
+  const before = rangeText(widget);
+  if (typeof value === "number") {
+    options.min = Math.min(value, Math.max(min, minimum ?? min));
+    options.max = Math.max(value, Math.min(max, maximum ?? max));
+  } else if (values) {
+    options.values = choices?.length ? values.filter((one) => choices.includes(one) || one === value) : values;
+  }
+  widget.tooltip = tooltip;
+  return rangeText(widget) !== before;
+}
+
+const rangeText = ({ options, tooltip }) => [options.min, options.max, options.values, tooltip].join();
 
 /**
  * Shows and hides widgets, and fits the node: it keeps the room that the user gave it beyond its least height.
