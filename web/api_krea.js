@@ -3,7 +3,7 @@
 import { openKeySettings } from "./key_settings.js";
 import { changeLines, estimateLine, labelOf, parameterLine } from "./reports.js";
 import { keys, providers, tell } from "./server.js";
-import { addButton, addTextBox, onChange, onExecuted, showOnly, showText, takeOnly, widgetOf } from "./widgets.js";
+import { addButton, addTextBox, after, onChange, onExecuted, showOnly, showText, takeOnly, widgetOf } from "./widgets.js";
 import { say, tooltipOf } from "./words.js";
 
 const PAUSE = 300; // milliseconds without a change before the server is asked
@@ -39,16 +39,6 @@ export function setUpGeneration(node, readable) {
   });
   // A node is made before its values are set: the next frame sees the real ones.
   requestAnimationFrame(() => refresh(view));
-}
-
-/** Calls `listener` after the node's own hook. */
-function after(node, hook, listener) {
-  const before = node[hook];
-  node[hook] = function (...values) {
-    const answer = before?.apply(this, values);
-    listener(...values);
-    return answer;
-  };
 }
 
 function refresh(view, savedHeight) {

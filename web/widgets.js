@@ -12,6 +12,14 @@ const shownAs = new WeakMap();
 /** What a widget takes of itself. */
 const ownRange = new WeakMap();
 
+export function removeWidget(node, name) {
+  const widget = widgetOf(node, name);
+  if (!widget) return;
+  node.widgets.splice(node.widgets.indexOf(widget), 1);
+  widget.onRemove?.();
+  reread(node);
+}
+
 export function widgetOf(node, name) {
   return node.widgets?.find((widget) => widget.name === name);
 }
@@ -100,10 +108,19 @@ export function showOnly(node, isShown, height) {
 
 /**
  * The Vue renderer of 1.32 copies the widgets at a node's first change and watches the node's own no more; at the end
- * of loading a workflow it reads them anew. A node that was not loaded shows more there than it needs.
+ * of loading a workflow, or when a node is added, it reads them anew. Widgets that know their node's id are watched.
  */
-function reread(node) {
-  if (app.extensionManager?.setting?.get("Comfy.VueNodes.Enabled")) node.onAfterGraphConfigured?.();
+export function reread(node) {
+  if (!app.extensionManager?.setting?.get("Comfy.VueNodes.Enabled") || node.widgets[0].setNodeId) return;
+  if (node.onAfterGraphConfigured) node.onAfterGraphConfigured();
+  else addAgain(node);
+}
+
+/** As the renderer itself does when it starts, but it wraps each callback once more. */
+function addAgain(node) {
+  const callbacks = node.widgets.map(({ callback }) => callback);
+  node.graph?.onNodeAdded?.(node);
+  node.widgets.forEach((widget, index) => (widget.callback = callbacks[index]));
 }
 
 function fit(node, heightOf) {
@@ -149,9 +166,15 @@ export function addButton(node, label, onPress) {
 
 /** Calls `listener` with what the server sent for this node after each run. */
 export function onExecuted(node, listener) {
-  const before = node.onExecuted;
-  node.onExecuted = function (output) {
-    before?.call(this, output);
-    listener(output ?? {});
+  after(node, "onExecuted", (output) => listener(output ?? {}));
+}
+
+/** Calls `listener` after one of the node's own methods. */
+export function after(node, method, listener) {
+  const before = node[method];
+  node[method] = function (...values) {
+    const answer = before?.apply(this, values);
+    listener(...values);
+    return answer;
   };
 }

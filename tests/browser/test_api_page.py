@@ -1,11 +1,14 @@
 """API Krea and the list of paid jobs, as a user meets them on the page, against stand-in providers."""
 
+import re
+
 import pytest
 from page_driver import (
     RUN,
     VALUES,
     WIDGETS,
     api_flow,
+    flow,
     graph_of,
     load,
     saved,
@@ -28,6 +31,10 @@ ON_CANVAS = """(name) => {
   const canvas = app.canvas.canvas.getBoundingClientRect();
   return [x + canvas.x, y + canvas.y];
 }"""
+AT_REST = """() => {
+  const node = app.graph.getNodeById(1);
+  return app.runningNodeId == null && node.progress == null && !node.widgets.some((w) => w.name.includes("preview"));
+}"""
 TITLE = 30  # pixels; the Vue renderer of 1.32 counts the title in when it loads a node and not when it saves it
 
 
@@ -37,8 +44,12 @@ def quick(standins):
         standin.set(job_seconds=0.2, queue_seconds=0)
 
 
-def test_only_what_the_provider_knows_is_shown_and_all_values_are_kept(page, renderer):
-    load(page, api_flow())
+@pytest.mark.parametrize("origin", ["loaded", "added"])
+def test_only_what_the_provider_knows_is_shown_and_all_values_are_kept(page, renderer, origin):
+    load(page, api_flow() if origin == "loaded" else flow())
+    if origin == "added":
+        page.evaluate("() => app.graph.add(LiteGraph.createNode('FluxKreaAPI'))")
+        page.wait_for_timeout(300)
     before = graph_of(page)["1"]["inputs"]
     for provider, hidden in {
         "auto": set(),
@@ -155,14 +166,35 @@ def test_a_run_shows_its_report_and_is_saved_without_it(page, standins, renderer
     assert not wait_for_text(page, "at fal").count(f"seed {seed}")
 
 
+def test_the_node_tells_the_queue_and_the_progress_while_it_runs_and_only_then(page, standins, renderer):
+    standins["fal"].set(queue_seconds=1.5, job_seconds=1.5)
+    standins["replicate"].set(job_seconds=3)
+    load(page, api_flow(provider="fal", seed={"canvas": 7401, "vue": 7402}[renderer]))
+    start(page)
+    page.get_by_text(re.compile("In fal's queue, [012] ahead")).wait_for()
+    assert len(saved(page)["nodes"][0]["widgets_values"]) == len(WIDGETS)
+    page.get_by_text("fal is generating").wait_for()
+    page.screenshot(path=screen(f"progress-{renderer}.png"))
+    assert page.evaluate("() => window.ended") == "execution_success: "
+    page.wait_for_function(AT_REST)
+
+    set_value(page, "provider", "replicate")
+    start(page)
+    page.wait_for_function("() => app.graph.getNodeById(1).progress > 0 && app.graph.getNodeById(1).progress < 1")
+    assert page.evaluate("() => window.ended") == "execution_success: "
+    page.wait_for_function(AT_REST)
+    assert len(saved(page)["nodes"][0]["widgets_values"]) == len(WIDGETS)
+
+
 def test_cancel_on_the_page_cancels_at_the_provider(page, standins, renderer):
     standins["fal"].set(job_seconds=20)
     load(page, api_flow(provider="fal", seed={"canvas": 7301, "vue": 7302}[renderer]))
-    page.evaluate(f"() => {{ window.ended = ({RUN})() }}")
-    until(lambda: standins["fal"].state()["requests"])
-    page.evaluate("() => app.extensionManager.command.execute('Comfy.Interrupt')")
+    start(page)
+    page.get_by_text("fal is generating").wait_for()
+    page.get_by_role("button", name="Cancel current run").click()
     assert page.evaluate("() => window.ended") == "execution_interrupted: "
     until(lambda: standins["fal"].state()["cancels"])
+    page.wait_for_function(AT_REST)
 
 
 def test_what_was_paid_and_has_not_arrived_is_listed_and_comes_into_the_graph(page, standins, renderer):
@@ -178,6 +210,10 @@ def test_what_was_paid_and_has_not_arrived_is_listed_and_comes_into_the_graph(pa
     item.get_by_role("button").press("Enter")
     collect = page.evaluate("() => app.graph.nodes.find((n) => n.comfyClass == 'FluxKreaCollect').widgets[0].value")
     assert collect == ticket
+
+
+def start(page) -> None:
+    page.evaluate(f"() => {{ window.ended = ({RUN})() }}")
 
 
 def place_of(page, renderer, name) -> tuple[float, float]:
