@@ -9,6 +9,7 @@ from page_driver import (
     WIDGETS,
     api_flow,
     flow,
+    frame_of_first_node,
     graph_of,
     load,
     saved,
@@ -17,6 +18,7 @@ from page_driver import (
     shown,
     until,
     wait_for_text,
+    write_readme_picture,
 )
 
 RANGE = """(name) => {
@@ -35,6 +37,7 @@ AT_REST = """() => {
   const node = app.graph.getNodeById(1);
   return app.runningNodeId == null && node.progress == null && !node.widgets.some((w) => w.name.includes("preview"));
 }"""
+PROMPT = "A red fox asleep on mossy stones in a birch forest, early morning fog, soft light, 35 mm photograph"
 TITLE = 30  # pixels; the Vue renderer of 1.32 counts the title in when it loads a node and not when it saves it
 
 
@@ -118,10 +121,12 @@ def test_a_wired_image_brings_its_widgets_and_its_mode(page):
     assert not {"prompt", "strength"} & shown(page) and {"image_use", "width"} <= shown(page)
 
 
-def test_the_estimate_follows_every_change_and_says_what_will_be_changed(page):
-    load(page, api_flow(provider="fal", guidance=0.5))
+def test_the_estimate_follows_every_change_and_says_what_will_be_changed(page, renderer):
+    load(page, api_flow(provider="fal", guidance=0.5, prompt=PROMPT))
     wait_for_text(page, "≈ $0.025, 1024 × 1024 (1.05 MP) at fal")
     wait_for_text(page, "guidance 0.5 → 1: fal takes 1 to 20")
+    if renderer == "canvas":
+        write_readme_picture(page, "api_krea", frame_of_first_node(page, 400))
     set_value(page, "guidance", 4)
     set_value(page, "height", 2048)
     assert "guidance" not in wait_for_text(page, "≈ $0.05, 1024 × 2048 (2.10 MP) at fal")
