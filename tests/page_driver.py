@@ -1,11 +1,16 @@
 """What browser tests do with the page: make a workflow of our nodes, open it, change widgets, look at what is shown."""
 
+import io
 import json
+import os
 import time
+from pathlib import Path
 
 from comfyui import ROOT
+from PIL import Image
 
 SCREENS = ROOT / ".dev" / "screens"
+README_PICTURES = ROOT / "docs" / "images"
 WIDGETS = (
     "provider", "prompt", "image_use", "strength", "width", "height", "steps", "guidance", "seed",
     "control_after_generate", "images", "acceleration", "safety_checker", "output_format", "quality", "max_cost_usd",
@@ -26,6 +31,16 @@ SHOWN = (
     "(id) => app.canvas.graph.getNodeById(id).widgets.filter((w) => !w.hidden && w.type != 'hidden').map((w) => w.name)"
 )
 TEXT = "([id, name]) => app.canvas.graph.getNodeById(id).widgets.find((w) => w.name == name)?.value ?? ''"
+ALONE = """(width) => {
+  const node = app.graph.getNodeById(1);
+  node.setSize([width, node.computeSize()[1]]);
+  app.canvas.ds.scale = 1;
+  app.canvas.ds.offset = [350, 250];
+  node.pos = [0, 0];
+  app.canvas.setDirty(true, true);
+  const canvas = document.querySelector("#graph-canvas").getBoundingClientRect();
+  return [canvas.x + 350, canvas.y + 250, node.size[0], node.size[1]];
+}"""
 SET = """([id, name, value]) => {
   const widget = app.canvas.graph.getNodeById(id).widgets.find((w) => w.name == name);
   widget.value = value; widget.callback?.(value);
@@ -96,3 +111,22 @@ def until(happened, seconds: float = 10) -> None:
 def screen(name: str):
     SCREENS.mkdir(parents=True, exist_ok=True)
     return SCREENS / name
+
+
+def write_readme_picture(page, name: str, clip: dict) -> None:
+    """Where `FLUX_KREA_WRITE_DOCS=1` asks for it."""
+    if os.environ.get("FLUX_KREA_WRITE_DOCS"):
+        write_picture(page, README_PICTURES / f"{name}.png", clip)
+
+
+def write_picture(page, path: Path, clip: dict) -> None:
+    """Few colours are enough for a page, and a small file."""
+    shot = Image.open(io.BytesIO(page.screenshot(clip=clip)))
+    shot.convert("P", palette=Image.Palette.ADAPTIVE, colors=64).save(path, optimize=True)
+
+
+def frame_of_first_node(page, width: int) -> dict:
+    """The first node, put alone before the canvas renderer's eye: where it is, with its title."""
+    left, top, width, height = page.evaluate(ALONE, width)
+    page.wait_for_timeout(1200)
+    return {"x": left - 12, "y": top - 36, "width": width + 24, "height": height + 48}

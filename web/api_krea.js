@@ -1,15 +1,16 @@
 // @ts-check
 // API Krea and API Krea Submit: the widgets that the chosen provider knows, what a run would cost, and the key's state.
 import { openKeySettings } from "./key_settings.js";
-import { changeLines, estimateLine, labelOf } from "./reports.js";
+import { changeLines, estimateLine, labelOf, parameterLine } from "./reports.js";
 import { keys, providers, tell } from "./server.js";
-import { addButton, addTextBox, onChange, onExecuted, showOnly, showText, widgetOf } from "./widgets.js";
-import { say } from "./words.js";
+import { addButton, addTextBox, after, onChange, onExecuted, showOnly, showText, takeOnly, widgetOf } from "./widgets.js";
+import { say, tooltipOf } from "./words.js";
 
 const PAUSE = 300; // milliseconds without a change before the server is asked
 const AUTO = "auto";
 /** Widgets that are about the run, not about the picture; the server's estimate does not take them. */
 const ABOUT_THE_RUN = new Set(["provider", "max_cost_usd", "reuse"]);
+const IMAGES = "images"; // more than a provider makes in one call become several calls
 
 /** @param {(text: string) => string} readable what the node sends after a run, as words */
 export function setUpGeneration(node, readable) {
@@ -40,20 +41,11 @@ export function setUpGeneration(node, readable) {
   requestAnimationFrame(() => refresh(view));
 }
 
-/** Calls `listener` after the node's own hook. */
-function after(node, hook, listener) {
-  const before = node[hook];
-  node[hook] = function (...values) {
-    const answer = before?.apply(this, values);
-    listener(...values);
-    return answer;
-  };
-}
-
 function refresh(view, savedHeight) {
   const { node, inputs, keyButton } = view;
   const hidden = new Set(inputs.filter((widget) => !isKnown(node, widget.name) && !isWired(node, widget.name)));
   const needsKey = keys.states[chosen(node)] === "missing";
+  takeOnly(node, (widget) => limitsOf(node, widget));
   showOnly(node, (widget) => (widget === keyButton ? needsKey : !hidden.has(widget)), savedHeight);
   display(view);
   clearTimeout(view.timer);
@@ -84,6 +76,14 @@ function isKnown(node, name) {
 
 function isOfAnyProvider(name) {
   return Object.values(providers).some(({ modes }) => Object.values(modes).some((table) => name in table));
+}
+
+/** What the chosen provider takes for this widget, and its own words for it after the pack's. */
+function limitsOf(node, { name }) {
+  const parameter = tableOf(node)?.[name];
+  if (!parameter) return;
+  const tooltip = [tooltipOf(node, name), parameterLine(chosen(node), parameter)].filter(Boolean).join("\n");
+  return name === IMAGES ? { tooltip } : { ...parameter, tooltip };
 }
 
 async function askForEstimate(view) {

@@ -12,6 +12,7 @@ const STYLE = `
 .flux-krea-keys input { flex: 1 1 160px; min-width: 0; }
 .flux-krea-keys input, .flux-krea-keys button, .flux-krea-waiting button { padding: 5px 10px; border-radius: 6px; font: inherit;
   color: var(--input-text, inherit); background: var(--comfy-input-bg, transparent); border: 1px solid var(--border-color, #8888); }
+.flux-krea-keys ::placeholder { color: color-mix(in srgb, currentColor 80%, transparent); }
 .flux-krea-keys button, .flux-krea-waiting button { cursor: pointer; }
 .flux-krea-keys :disabled, .flux-krea-waiting :disabled { opacity: 0.5; cursor: default; }
 .flux-krea-waiting { display: grid; gap: 10px; padding: 12px; color: var(--input-text, inherit); }

@@ -2,6 +2,7 @@
 import { app } from "../../scripts/app.js";
 import { setUpGeneration } from "./api_krea.js";
 import { keySettings } from "./key_settings.js";
+import { setUpProgress } from "./progress.js";
 import { generationText } from "./reports.js";
 import { setUpReview } from "./review.js";
 import { setUpSafetyCheck } from "./safety_check.js";
@@ -27,7 +28,9 @@ app.registerExtension({
     app.extensionManager.registerSidebarTab(waitingTab);
   },
   nodeCreated(node) {
-    SET_UP[node.comfyClass]?.(node);
+    if (!(node.comfyClass in SET_UP)) return;
+    SET_UP[node.comfyClass](node);
+    setUpProgress(node);
   },
 });
 

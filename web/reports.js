@@ -25,6 +25,15 @@ export function changeLines(changes) {
   return changes.map(({ input, asked, delivered, because }) => `${input} ${asked} → ${delivered}: ${because}`);
 }
 
+/** "fal: guidance_scale, 1 to 20; its own default is 4.5" @param {object} parameter as /flux_krea/providers answers */
+export function parameterLine(provider, { field, minimum, maximum, default: value, note }) {
+  const range = minimum !== null && maximum !== null && say("{minimum} to {maximum}", { minimum, maximum });
+  // A switch often has the opposite name there: its default would read wrong.
+  const ownDefault = value !== null && typeof value !== "boolean" && say("its own default is {value}", { value });
+  const words = [[field, range].filter(Boolean).join(", "), ownDefault, note].filter(Boolean).join("; ");
+  return say("{provider}: {words}", { provider: labelOf(provider), words });
+}
+
 /** What API Krea and API Krea Collect tell after a run. @param {string} text */
 export function generationText(text) {
   const report = JSON.parse(text);

@@ -9,6 +9,16 @@ const MOST_LINES = 14;
 
 /** What a hidden widget was before. */
 const shownAs = new WeakMap();
+/** What a widget takes of itself. */
+const ownRange = new WeakMap();
+
+export function removeWidget(node, name) {
+  const widget = widgetOf(node, name);
+  if (!widget) return;
+  node.widgets.splice(node.widgets.indexOf(widget), 1);
+  widget.onRemove?.();
+  reread(node);
+}
 
 export function widgetOf(node, name) {
   return node.widgets?.find((widget) => widget.name === name);
@@ -57,6 +67,36 @@ function setHidden(widget, hide) {
 }
 
 /**
+ * Narrows what can be entered, and says why; a widget without limits takes what it took of itself.
+ * @param {(widget: object) => {minimum?: number, maximum?: number, choices?: string[], tooltip?: string} | undefined} limitsOf
+ */
+export function takeOnly(node, limitsOf) {
+  const changed = node.widgets.filter((widget) => widget.options && setLimits(widget, limitsOf(widget) ?? {}));
+  if (changed.length) reread(node);
+}
+
+/**
+ * The value that is there stays in reach: some renderers cut a number when they lose the focus.
+ * @returns {boolean} whether anything changed
+ */
+function setLimits(widget, { minimum, maximum, choices, tooltip }) {
+  const { options, value } = widget;
+  if (!ownRange.has(widget)) ownRange.set(widget, { min: options.min, max: options.max, values: options.values });
+  const { min, max, values } = ownRange.get(widget);
+  const before = rangeText(widget);
+  if (typeof value === "number") {
+    options.min = Math.min(value, Math.max(min, minimum ?? min));
+    options.max = Math.max(value, Math.min(max, maximum ?? max));
+  } else if (values) {
+    options.values = choices?.length ? values.filter((one) => choices.includes(one) || one === value) : values;
+  }
+  widget.tooltip = tooltip;
+  return rangeText(widget) !== before;
+}
+
+const rangeText = ({ options, tooltip }) => [options.min, options.max, options.values, tooltip].join();
+
+/**
  * Shows and hides widgets, and fits the node: it keeps the room that the user gave it beyond its least height.
  * @param {(widget: object) => boolean} isShown
  * @param {number} [height] of the node as it was saved
@@ -70,10 +110,19 @@ export function showOnly(node, isShown, height) {
 
 /**
  * The Vue renderer of 1.32 copies the widgets at a node's first change and watches the node's own no more; at the end
- * of loading a workflow it reads them anew. A node that was not loaded shows more there than it needs.
+ * of loading a workflow, or when a node is added, it reads them anew. Widgets that know their node's id are watched.
  */
-function reread(node) {
-  if (app.extensionManager?.setting?.get("Comfy.VueNodes.Enabled")) node.onAfterGraphConfigured?.();
+export function reread(node) {
+  if (!app.extensionManager?.setting?.get("Comfy.VueNodes.Enabled") || node.widgets[0].setNodeId) return;
+  if (node.onAfterGraphConfigured) node.onAfterGraphConfigured();
+  else addAgain(node);
+}
+
+/** As the renderer itself does when it starts, but it wraps each callback once more. */
+function addAgain(node) {
+  const callbacks = node.widgets.map(({ callback }) => callback);
+  node.graph?.onNodeAdded?.(node);
+  node.widgets.forEach((widget, index) => (widget.callback = callbacks[index]));
 }
 
 function fit(node, heightOf) {
@@ -119,9 +168,15 @@ export function addButton(node, label, onPress) {
 
 /** Calls `listener` with what the server sent for this node after each run. */
 export function onExecuted(node, listener) {
-  const before = node.onExecuted;
-  node.onExecuted = function (output) {
-    before?.call(this, output);
-    listener(output ?? {});
+  after(node, "onExecuted", (output) => listener(output ?? {}));
+}
+
+/** Calls `listener` after one of the node's own methods. */
+export function after(node, method, listener) {
+  const before = node[method];
+  node[method] = function (...values) {
+    const answer = before?.apply(this, values);
+    listener(...values);
+    return answer;
   };
 }

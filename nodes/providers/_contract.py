@@ -190,7 +190,9 @@ class GenerationResult:
 
 @dataclass(frozen=True)
 class Parameter:
-    """How a provider takes one of ComfyUI's inputs: `how` is passthrough, renamed, converted, emulated or unsupported."""
+    """How a provider takes one of ComfyUI's inputs: `how` is passthrough, renamed, converted, emulated or unsupported.
+
+    `default` is what the provider takes where nothing is sent, in our words where it has any."""
 
     how: str
     field: str = ""

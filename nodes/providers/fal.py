@@ -85,7 +85,7 @@ _COMMON = {
     ),
     "quality": Parameter("unsupported", note="fal writes JPEG at quality 95", default=95),
 }
-_SIZE = Parameter("converted", "image_size", "multiples of 16, at most 4 megapixels")
+_SIZE = Parameter("converted", "image_size", "multiples of 16, at most 4 megapixels", 16, MAX_SIDE, "landscape_4_3")
 _PROMPT = Parameter("passthrough", "prompt")
 _IMAGE = Parameter("renamed", "image_url", "sent as a data URI")
 _FOLLOWS_IMAGE = Parameter("unsupported", note="the size follows the input image")

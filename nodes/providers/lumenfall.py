@@ -83,7 +83,7 @@ _COMMON = {
     "output_format": Parameter("passthrough", "output_format", choices=("png", "jpeg", "webp", "avif", "gif")),
     "quality": Parameter("renamed", "output_compression", "not for png", 0, 100),
 }
-_SIZE = Parameter("converted", "size", "one of its 1K sizes, or multiples of 16 up to 2048")
+_SIZE = Parameter("converted", "size", "one of its 1K sizes, or multiples of 16", 16, MAX_SIDE)
 _FOLLOWS_IMAGE = Parameter("unsupported", note="the size follows the input image")
 
 PARAMETERS = {

@@ -69,6 +69,7 @@ _SIZE = Parameter(
     "converted",
     "aspect_ratio, megapixels",
     "the nearest of seven ratios at 1 or 0.25 megapixels",
+    default="1:1",
 )
 _FOLLOWS_IMAGE = Parameter("unsupported", note="the size follows the input image")
 

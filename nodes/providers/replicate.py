@@ -80,7 +80,12 @@ _COMMON = {
     ),
     "quality": Parameter("renamed", "output_quality", "not for png", 0, 100, 80),
 }
-_SIZE = Parameter("converted", "aspect_ratio, megapixels", "the nearest of eleven ratios at 1 or 0.25 megapixels")
+_SIZE = Parameter(
+    "converted",
+    "aspect_ratio, megapixels",
+    "the nearest of eleven ratios at 1 or 0.25 megapixels",
+    default="1:1 at 1 megapixel",
+)
 _FOLLOWS_IMAGE = Parameter("unsupported", note="the size follows the input image")
 
 PARAMETERS = {

@@ -1,11 +1,15 @@
 """API Krea and the list of paid jobs, as a user meets them on the page, against stand-in providers."""
 
+import re
+
 import pytest
 from page_driver import (
     RUN,
     VALUES,
     WIDGETS,
     api_flow,
+    flow,
+    frame_of_first_node,
     graph_of,
     load,
     saved,
@@ -14,8 +18,26 @@ from page_driver import (
     shown,
     until,
     wait_for_text,
+    write_readme_picture,
 )
 
+RANGE = """(name) => {
+  const { min, max } = app.graph.getNodeById(1).widgets.find((w) => w.name == name).options; return [min, max];
+}"""
+CHOICES = "() => app.graph.getNodeById(1).widgets.find((w) => w.name == 'output_format').options.values"
+TOOLTIP = "(name) => app.graph.getNodeById(1).widgets.find((w) => w.name == name).tooltip"
+ON_CANVAS = """(name) => {
+  const node = app.graph.getNodeById(1);
+  const widget = node.widgets.find((w) => w.name == name);
+  const [x, y] = app.canvas.ds.convertOffsetToCanvas([node.pos[0] + node.size[0] / 2, node.pos[1] + widget.y + 10]);
+  const canvas = app.canvas.canvas.getBoundingClientRect();
+  return [x + canvas.x, y + canvas.y];
+}"""
+AT_REST = """() => {
+  const node = app.graph.getNodeById(1);
+  return app.runningNodeId == null && node.progress == null && !node.widgets.some((w) => w.name.includes("preview"));
+}"""
+PROMPT = "A red fox asleep on mossy stones in a birch forest, early morning fog, soft light, 35 mm photograph"
 TITLE = 30  # pixels; the Vue renderer of 1.32 counts the title in when it loads a node and not when it saves it
 
 
@@ -25,26 +47,62 @@ def quick(standins):
         standin.set(job_seconds=0.2, queue_seconds=0)
 
 
-@pytest.mark.parametrize(
-    "provider, hidden",
-    [
-        ("auto", set()),
-        ("fal", {"image_use", "strength", "quality"}),
-        ("replicate", {"image_use", "strength"}),
-        ("one_min", {"image_use", "strength", "output_format"}),
-    ],
-)
-def test_only_what_the_provider_knows_is_shown_and_all_values_are_kept(page, renderer, provider, hidden):
-    load(page, api_flow())
+@pytest.mark.parametrize("origin", ["loaded", "added"])
+def test_only_what_the_provider_knows_is_shown_and_all_values_are_kept(page, renderer, origin):
+    load(page, api_flow() if origin == "loaded" else flow())
+    if origin == "added":
+        page.evaluate("() => app.graph.add(LiteGraph.createNode('FluxKreaAPI'))")
+        page.wait_for_timeout(300)
     before = graph_of(page)["1"]["inputs"]
-    set_value(page, "provider", provider)
-    page.wait_for_timeout(300)
-    assert set(WIDGETS) - shown(page) == hidden
-    if renderer == "vue":
-        on_page = page.locator("[data-node-id='1']").inner_text()
-        assert ("quality" in on_page) == ("quality" not in hidden)
-    assert graph_of(page)["1"]["inputs"] == {**before, "provider": provider}
-    page.screenshot(path=screen(f"api-{provider}-{renderer}.png"))
+    for provider, hidden in {
+        "auto": set(),
+        "fal": {"image_use", "strength", "quality"},
+        "replicate": {"image_use", "strength"},
+        "one_min": {"image_use", "strength", "output_format"},
+    }.items():
+        set_value(page, "provider", provider)
+        page.wait_for_timeout(300)
+        assert set(WIDGETS) - shown(page) == hidden, provider
+        if renderer == "vue":
+            on_page = page.locator("[data-node-id='1']").inner_text()
+            assert ("quality" in on_page) == ("quality" not in hidden), provider
+        assert graph_of(page)["1"]["inputs"] == {**before, "provider": provider}
+        page.screenshot(path=screen(f"api-{provider}-{renderer}.png"))
+
+
+def test_the_provider_narrows_what_can_be_entered_and_changes_no_value_by_itself(page, renderer):
+    load(page, api_flow(provider="fal", guidance=30, output_format="avif"))
+    assert page.evaluate(RANGE, "guidance") == [1, 30]  # fal takes 20, and the value stays in reach
+    assert page.evaluate(CHOICES) == ["png", "jpeg", "webp", "avif"]
+    set_value(page, "provider", "replicate")
+    assert page.evaluate(RANGE, "guidance") == [0, 30]
+    set_value(page, "provider", "auto")
+    assert page.evaluate(RANGE, "guidance") == [0, 50]
+    assert page.evaluate(CHOICES) == ["png", "jpeg", "webp", "avif", "gif"]
+    set_value(page, "provider", "fal")
+    look_at(page, renderer, "guidance")
+    load(page, saved(page))
+    values = graph_of(page)["1"]["inputs"]
+    assert (values["guidance"], values["output_format"]) == (30, "avif")
+    wait_for_text(page, "avif")  # the estimate says what becomes of it
+
+    enter(page, renderer, "guidance", 7)
+    assert page.evaluate(RANGE, "guidance") == [1, 20]
+    enter(page, renderer, "guidance", 25)
+    assert graph_of(page)["1"]["inputs"]["guidance"] == 20
+
+
+def test_a_widgets_tooltip_speaks_the_providers_words_too(page, renderer):
+    load(page, api_flow(provider="fal"))
+    words = "fal: guidance_scale, 1 to 20; its own default is 4.5"
+    assert page.evaluate(TOOLTIP, "guidance").splitlines()[1:] == [words]
+    page.mouse.move(*place_of(page, renderer, "guidance"))
+    tip = page.locator(".node-tooltip, .p-tooltip", has_text="How closely to follow the prompt.")
+    tip.wait_for()
+    # The Vue renderer of 1.32 shows what all nodes of a type say, and nothing of a single node.
+    assert words in tip.inner_text() or renderer == "vue"
+    set_value(page, "provider", "auto")
+    assert not page.evaluate(TOOLTIP, "guidance")
 
 
 def test_a_wired_image_brings_its_widgets_and_its_mode(page):
@@ -63,13 +121,15 @@ def test_a_wired_image_brings_its_widgets_and_its_mode(page):
     assert not {"prompt", "strength"} & shown(page) and {"image_use", "width"} <= shown(page)
 
 
-def test_the_estimate_follows_every_change_and_says_what_will_be_changed(page):
-    load(page, api_flow(provider="fal"))
+def test_the_estimate_follows_every_change_and_says_what_will_be_changed(page, renderer):
+    load(page, api_flow(provider="fal", guidance=0.5, prompt=PROMPT))
     wait_for_text(page, "≈ $0.025, 1024 × 1024 (1.05 MP) at fal")
+    wait_for_text(page, "guidance 0.5 → 1: fal takes 1 to 20")
+    if renderer == "canvas":
+        write_readme_picture(page, "api_krea", frame_of_first_node(page, 400))
+    set_value(page, "guidance", 4)
     set_value(page, "height", 2048)
     assert "guidance" not in wait_for_text(page, "≈ $0.05, 1024 × 2048 (2.10 MP) at fal")
-    set_value(page, "guidance", 0.5)
-    wait_for_text(page, "guidance 0.5 → 1: fal takes 1 to 20")
     set_value(page, "max_cost_usd", 0.01)
     wait_for_text(page, "max_cost_usd is 0.01: the run will be refused.")
     set_value(page, "extra", "not JSON")
@@ -111,11 +171,69 @@ def test_a_run_shows_its_report_and_is_saved_without_it(page, standins, renderer
     assert not wait_for_text(page, "at fal").count(f"seed {seed}")
 
 
+def test_the_node_tells_the_queue_and_the_progress_while_it_runs_and_only_then(page, standins, renderer):
+    standins["fal"].set(queue_seconds=1.5, job_seconds=1.5)
+    standins["replicate"].set(job_seconds=3)
+    load(page, api_flow(provider="fal", seed={"canvas": 7401, "vue": 7402}[renderer]))
+    start(page)
+    page.get_by_text(re.compile("In fal's queue, [012] ahead")).wait_for()
+    assert len(saved(page)["nodes"][0]["widgets_values"]) == len(WIDGETS)
+    page.get_by_text("fal is generating").wait_for()
+    page.screenshot(path=screen(f"progress-{renderer}.png"))
+    assert page.evaluate("() => window.ended") == "execution_success: "
+    page.wait_for_function(AT_REST)
+
+    set_value(page, "provider", "replicate")
+    start(page)
+    page.wait_for_function("() => app.graph.getNodeById(1).progress > 0 && app.graph.getNodeById(1).progress < 1")
+    assert page.evaluate("() => window.ended") == "execution_success: "
+    page.wait_for_function(AT_REST)
+    assert len(saved(page)["nodes"][0]["widgets_values"]) == len(WIDGETS)
+
+
 def test_cancel_on_the_page_cancels_at_the_provider(page, standins, renderer):
     standins["fal"].set(job_seconds=20)
     load(page, api_flow(provider="fal", seed={"canvas": 7301, "vue": 7302}[renderer]))
-    page.evaluate(f"() => {{ window.ended = ({RUN})() }}")
-    until(lambda: standins["fal"].state()["requests"])
-    page.evaluate("() => app.extensionManager.command.execute('Comfy.Interrupt')")
+    start(page)
+    page.get_by_text("fal is generating").wait_for()
+    page.get_by_role("button", name="Cancel current run").click()
     assert page.evaluate("() => window.ended") == "execution_interrupted: "
     until(lambda: standins["fal"].state()["cancels"])
+    page.wait_for_function(AT_REST)
+
+
+def start(page) -> None:
+    page.evaluate(f"() => {{ window.ended = ({RUN})() }}")
+
+
+def place_of(page, renderer, name) -> tuple[float, float]:
+    if renderer == "canvas":
+        return page.evaluate(ON_CANVAS, name)
+    box = field_of(page, name).bounding_box()
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+def field_of(page, name):
+    """A number's field in the Vue renderer; older ones name the frame around it."""
+    return page.locator(f"[data-node-id='1'] :is(input[aria-label='{name}'], [aria-label='{name}'] input)").first
+
+
+def look_at(page, renderer, name) -> None:
+    """Goes into a number's field and out again."""
+    if renderer == "canvas":
+        page.mouse.click(*place_of(page, renderer, name))
+        page.keyboard.press("Escape")
+    else:
+        field_of(page, name).focus()
+        page.keyboard.press("Tab")
+
+
+def enter(page, renderer, name, number) -> None:
+    if renderer == "canvas":
+        page.mouse.click(*place_of(page, renderer, name))
+    else:
+        field_of(page, name).focus()
+    page.keyboard.press("Control+A")
+    page.keyboard.type(str(number))
+    page.keyboard.press("Enter" if renderer == "canvas" else "Tab")
+    page.wait_for_timeout(300)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from comfyui import ComfyUI
-from page_driver import api_flow, load, saved, screen, set_value, shown, wait_for_text
+from page_driver import api_flow, load, saved, screen, set_value, shown, wait_for_text, write_readme_picture
 
 PAGE = "() => document.documentElement.outerHTML + JSON.stringify({ ...localStorage, ...sessionStorage })"
 
@@ -49,6 +49,8 @@ def test_a_key_is_set_tested_removed_and_found_nowhere(comfyui, page, card, stan
     card.get_by_role("button", name="Test").press("Enter")
     card.get_by_text("fal takes this key.").wait_for()
     page.screenshot(path=screen(f"keys-{renderer}.png"))
+    if renderer == "canvas":
+        write_readme_picture(page, "keys", page.get_by_role("dialog").first.bounding_box())
     assert field.input_value() == ""
     assert json.loads((comfyui.base / "user" / "__flux_krea" / "keys.json").read_text()) == {"fal": key}
 

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 
 import pytest
 from comfyui import ROOT
@@ -17,6 +18,11 @@ SMALL = """(side) => {
       widget.value = small[widget.name]; widget.callback?.(widget.value);
     }
   }
+}"""
+ACCELERATE = """() => {
+  const sampler = app.graph.nodes.find((node) => node.comfyClass == "FluxKreaSampler");
+  const widget = sampler.widgets.find((widget) => widget.name == "acceleration");
+  widget.value = "regular"; widget.callback?.(widget.value);
 }"""
 RUN = """() => new Promise((resolve) => {
   for (const end of ["execution_success", "execution_error", "execution_interrupted"])
@@ -55,14 +61,17 @@ def test_template_opens_without_a_complaint_and_keeps_its_values(comfyui, page, 
     )  # what comfy-cli queues is what the page queues
 
 
-def test_text_to_image_runs_and_krea_size_shows_its_result(page, renderer):
+def test_text_to_image_runs_and_our_nodes_show_their_results(page, renderer):
     load(page, ROOT / "workflows" / "text_to_image.json")
     side = {"canvas": 96, "vue": 112}[renderer]  # sizes of no other test: what is cached is not shown again
     page.evaluate(SMALL, side)
+    page.evaluate(ACCELERATE)
     assert page.evaluate(RUN) == "execution_success: "
     page.wait_for_timeout(500)
     shown = page.evaluate("() => app.graph.nodes.find((n) => n.comfyClass == 'FluxKreaSize').widgets.at(-1).value")
     assert shown.startswith(f"{side} × {side}, 0.0")
+    told = page.evaluate("() => app.graph.nodes.find((n) => n.comfyClass == 'FluxKreaSampler').widgets.at(-1).value")
+    assert re.fullmatch("[12] of 2 evaluations computed", told)
     page.screenshot(path=screen(f"text_to_image-{renderer}-done.png"))
 
 

@@ -52,6 +52,7 @@ def test_the_readme_says_what_the_providers_files_say():
 
 
 def test_every_file_that_the_readme_points_at_is_there():
-    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README.read_text(encoding="utf-8"))
+    text = README.read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", text) + re.findall(r'<img src="([^"]+)"', text)
     assert links
     assert not [link for link in links if not (ROOT / link).exists()]
