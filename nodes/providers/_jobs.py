@@ -125,7 +125,8 @@ class Jobs:
         self._lock = threading.RLock()
         self._live: dict[str, Part] = {}  # payload hash → the part that works on it
         self._handles: dict[str, Handle] = {}  # ticket → its first handle, while it runs
-        self._drawing = ("", set[str]())  # the newest run that draws seeds, and the wishes its nodes have taken on
+        # The newest run that draws seeds, and the wishes its nodes have taken on.
+        self._drawing: tuple[str, set[str]] = ("", set())
 
     def start(
         self,

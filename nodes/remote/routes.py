@@ -60,9 +60,9 @@ async def key_states(request: web.Request) -> web.Response:
 
 
 async def waiting_jobs(request: web.Request) -> web.Response:
-    """Jobs that were paid, or perhaps paid, and that no graph has got."""
+    """Jobs that were paid, or perhaps paid, and that no graph has got; the newest first."""
     rows = await desk.in_thread(desk.jobs().pending)
-    return web.json_response([described(row) for row in rows if not desk.is_in_hand(row)])
+    return web.json_response([described(row) for row in reversed(rows) if not desk.is_in_hand(row)])
 
 
 def described(row) -> dict:
