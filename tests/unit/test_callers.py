@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
@@ -18,7 +19,8 @@ def status(monkeypatch):
 
     def of(headers: dict, address: str = HOME, allowed: str = "") -> int:
         monkeypatch.setenv(callers.REMOTE_KEYS, allowed)
-        return asyncio.run(answer(headers, address)).status_code
+        with ThreadPoolExecutor(1) as thread:  # the browser tests leave a loop running in this one
+            return thread.submit(asyncio.run, answer(headers, address)).result().status_code
 
     return of
 
