@@ -14,7 +14,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, InvalidStateError, wait
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -26,7 +26,6 @@ from ._client import Client, Patience
 from ._contract import (
     AUTO,
     BalanceTooLow,
-    Cancelled,
     Estimate,
     GenerationRequest,
     GenerationResult,
@@ -42,71 +41,16 @@ from ._contract import (
     Unavailable,
     Unsupported,
 )
+from ._handle import Handle
 from ._journal import Journal, Row
 from ._keys import Keys
-from ._part import Desk, Order, Part
+from ._order import Desk, Order
+from ._part import Part
 from ._split import joined, split, total
 
 THREADS = 32  # jobs that are sent or waited for at the same time
 # `auto` never takes to another provider what one refused for its content.
 ASK_ANOTHER = (KeyRefused, BalanceTooLow, RateLimited, RequestRefused, Unavailable)
-
-
-class Handle:
-    """One caller's view of a generation. `ticket` names it for `Jobs.collect`."""
-
-    def __init__(self, ticket: str, on_progress: Callable[[Progress], None] | None = None):
-        self.ticket = ticket
-        self.future: Future[GenerationResult] = Future()
-        self.progress = Progress("waiting")
-        self._on_progress = on_progress
-        self._lock = threading.Lock()
-        self._held: list[tuple[Part, Callable[[Progress], None]]] = []
-
-    def done(self) -> bool:
-        return self.future.done()
-
-    def result(self, timeout: float | None = None) -> GenerationResult:
-        return self.future.result(timeout)
-
-    def cancel(self) -> None:
-        self._end(lambda: self.future.set_exception(Cancelled("Cancelled.")))
-
-    def _finish(self, result: GenerationResult | ProviderError) -> None:
-        failed = isinstance(result, ProviderError)
-        self._end(lambda: self.future.set_exception(result) if failed else self.future.set_result(result))
-
-    def _end(self, settle: Callable[[], None]) -> None:
-        with self._lock:
-            with suppress(InvalidStateError):
-                settle()
-            held, self._held = self._held, []
-        for part, listener in held:
-            part.leave(listener)
-
-    def _hold(self, part: Part, index: int, count: int) -> bool:
-        """False when the part cannot be joined any more. A handle that was cancelled meanwhile lets go again."""
-
-        def listen(progress: Progress) -> None:
-            self._show(progress, f"{index + 1} of {count}: " if count > 1 else "")
-
-        if not part.join(listen):
-            return False
-        with self._lock:
-            if not self.future.done():
-                self._held.append((part, listen))
-                return True
-        part.leave(listen)
-        return True
-
-    def _show(self, progress: Progress, prefix: str) -> None:
-        if self.done():
-            return
-        self.progress = replace(progress, text=prefix + progress.text)
-        if self._on_progress:
-            # What a page cannot show must not end a job that is paid.
-            with suppress(Exception):
-                self._on_progress(self.progress)
 
 
 class Jobs:
@@ -172,7 +116,7 @@ class Jobs:
         with self._lock:
             running = self._handles.get(ticket)
         if running:
-            running.future.add_done_callback(lambda future: handle._finish(future.exception() or future.result()))
+            running.future.add_done_callback(lambda future: handle.finish(future.exception() or future.result()))
         else:
             threading.Thread(target=self._fetch, args=(handle,), name="krea-run", daemon=True).start()
         return handle
@@ -250,9 +194,9 @@ class Jobs:
                 result = self._run(handle, orders, limit, reuse)
                 if isinstance(result, GenerationResult) or not _may_ask_another(result):
                     break
-            handle._finish(result)
+            handle.finish(result)
         except Exception as error:
-            handle._finish(_told(error))
+            handle.finish(_told(error))
 
     def _known_first(self, choices: list[list[Order]]) -> list[list[Order]]:
         """`auto` goes back to the provider that an earlier run ended up with: there it is paid already."""
@@ -267,9 +211,9 @@ class Jobs:
         with self._lock:
             for index, order in enumerate(orders):
                 part = self._live.get(order.row.hash) if reuse else None
-                if part is None or not handle._hold(part, index, len(orders)):
+                if part is None or not handle.hold(part, index, len(orders)):
                     part = Part(order, self._desk)
-                    handle._hold(part, index, len(orders))
+                    handle.hold(part, index, len(orders))
                     self._announce(order.row.hash, part)
                     new.append(part)
                 parts.append(part)
@@ -308,14 +252,14 @@ class Jobs:
                 name, *rows = choice.split("/")
                 orders = [self._order_of(name, row) for row in rows]
                 if orders and all(orders):
-                    handle._finish(self._resume(handle, orders))
+                    handle.finish(self._resume(handle, orders))
                     return
                 if any(orders):
                     missing = len(orders) - len(list(filter(None, orders)))
                     raise Unsupported(f"{missing} of {len(orders)} parts failed or were never sent. Submit again.")
             raise Unsupported("The journal knows no job with this ticket: it failed, was cancelled or was never sent.")
         except Exception as error:
-            handle._finish(_told(error))
+            handle.finish(_told(error))
 
     def _order_of(self, name: str, hash_or_id: str) -> Order | None:
         row = self._journal.newest(hash_or_id)
@@ -331,10 +275,10 @@ class Jobs:
         for index, order in enumerate(orders):
             with self._lock:
                 part = self._live.get(order.row.hash)
-                if part is None or not handle._hold(part, index, len(orders)):
+                if part is None or not handle.hold(part, index, len(orders)):
                     part = Part(order, self._desk)
                     part.join(lambda progress: None)  # a second holder, who never leaves: see `collect`
-                    handle._hold(part, index, len(orders))
+                    handle.hold(part, index, len(orders))
                     self._announce(order.row.hash, part)
                     taken = self._journal.take(order.row.id)
                     if taken is None:

@@ -14,13 +14,13 @@ import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from . import _downloads
 from ._answers import is_about_content
-from ._client import Client, Gone, Patience
+from ._client import Client, Gone
 from ._contract import (
     Accepted,
     Answer,
@@ -29,22 +29,17 @@ from ._contract import (
     Cancelled,
     ContentRefused,
     Delivery,
-    Estimate,
     Exchange,
     GenerationFailed,
-    GenerationRequest,
     Picture,
-    Plan,
     Progress,
-    Provider,
     ProviderError,
     RequestRefused,
     Unavailable,
     UnknownOutcome,
 )
-from ._journal import ACCEPTED, CANCELLED, DELIVERED, DONE, FAILED, RESERVED, SENDING, SPENT, UNKNOWN, Journal, Row
-from ._keys import Keys
-from ._pace import Pace
+from ._journal import ACCEPTED, CANCELLED, DELIVERED, DONE, FAILED, RESERVED, SENDING, SPENT, UNKNOWN, Row
+from ._order import Desk, Order, Outcome
 
 logger = logging.getLogger("flux_krea")
 
@@ -53,41 +48,6 @@ LOOK_FOR_LOST = (0.5, 2.0, 4.0)  # seconds before each look: lists of jobs lag b
 WATCH_OTHERS = 0.3  # seconds between looks at a row that another process works on
 ORDER_AGAIN = "To order it again all the same, and perhaps pay twice, change the seed or switch reuse off."
 RUN_AGAIN = "Run again with the same settings to collect it: nothing is paid twice."
-
-
-@dataclass(frozen=True)
-class Desk:
-    """What every part works with."""
-
-    journal: Journal
-    keys: Keys
-    pictures: Path
-    patience: Patience
-    slots: threading.Semaphore
-    pace: Pace = field(default_factory=Pace)
-
-
-@dataclass(frozen=True)
-class Order:
-    """One paid call as it was planned."""
-
-    provider_id: str
-    provider: Provider
-    request: GenerationRequest
-    plan: Plan
-    estimate: Estimate
-    row: Row
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a part leaves. `was_paid_before`: by an earlier run, this one had it for nothing."""
-
-    row: Row
-    delivery: Delivery
-    pictures: tuple[Picture, ...]
-    was_paid_before: bool
-    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 class Part:

@@ -15,7 +15,7 @@ from ._contract import (
     ProviderError,
     Unavailable,
 )
-from ._part import Order, Outcome
+from ._order import Order, Outcome
 
 
 def split(request: GenerationRequest, most: int) -> list[GenerationRequest]:
