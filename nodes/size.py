@@ -2,64 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import comfy.model_management
 import torch
 from comfy_api.latest import io
 
-from .providers import providers
-from .providers._contract import GenerationRequest, ProviderError
-
-FROM_RATIO, EXACT = "aspect ratio", "exact size"
-RATIOS = ("1:1", "5:4", "4:3", "3:2", "16:9", "21:9", "4:5", "3:4", "2:3", "9:16", "9:21")
-SIDE = 16  # FLUX works on patches of 2 latent pixels of 8 pixels each
-MEGAPIXEL = 1024 * 1024
-RECOMMENDED_MEGAPIXELS = (0.25, 2.0)
-
-
-def presets() -> dict[str, tuple[int, int]]:
-    """Every provider's own sizes, by the name they have in saved workflows: `fal: square_hd` → (1024, 1024)."""
-    return {
-        f"{provider.label}: {name}": size
-        for provider in providers().values()
-        for name, size in provider.presets.items()
-    }
-
-
-def to_legal(width: float, height: float) -> tuple[int, int]:
-    """The nearest size the local model takes."""
-    return max(SIDE, round(width / SIDE) * SIDE), max(SIDE, round(height / SIDE) * SIDE)
-
-
-def asked_size(preset: str, aspect_ratio: str, megapixels: float, width: int, height: int) -> tuple[float, float]:
-    if preset == EXACT:
-        return width, height
-    if preset == FROM_RATIO:
-        across, down = map(int, aspect_ratio.split(":"))
-        return math.sqrt(megapixels * MEGAPIXEL * across / down), math.sqrt(megapixels * MEGAPIXEL * down / across)
-    return presets()[preset]
-
-
-def describe(asked: tuple[float, float], local: tuple[int, int]) -> str:
-    """What the node shows: the local size, then each provider's."""
-    width, height = local
-    lines = [f"{width} × {height}, {width * height / MEGAPIXEL:.2f} MP"]
-    least, most = RECOMMENDED_MEGAPIXELS
-    if not least <= width * height / MEGAPIXEL <= most:
-        lines.append(f"Krea was trained around 1 MP; outside {least:g} to {most:g} MP pictures fall apart.")
-    request = GenerationRequest(prompt="size", width=round(asked[0]), height=round(asked[1]))
-    for provider in providers().values():
-        lines.append(f"{provider.label}: {delivered(provider, request)}")
-    return "\n".join(lines)
-
-
-def delivered(provider, request: GenerationRequest) -> str:
-    try:
-        size = provider.plan(request).size
-    except ProviderError as problem:
-        return str(problem)
-    return f"{size[0]} × {size[1]}" if size else "decided by the provider"
+from .remote.sizes import EXACT, FROM_RATIO, RATIOS, asked_size, describe, presets, to_legal
 
 
 class FluxKreaSize(io.ComfyNode):
@@ -102,9 +49,7 @@ class FluxKreaSize(io.ComfyNode):
     def execute(cls, preset, aspect_ratio, megapixels, width, height, batch_size):
         asked = asked_size(preset, aspect_ratio, megapixels, width, height)
         width, height = to_legal(*asked)
-        return io.NodeOutput(
-            width, height, empty_latent(width, height, batch_size), ui={"text": (describe(asked, (width, height)),)}
-        )
+        return io.NodeOutput(width, height, empty_latent(width, height, batch_size), ui={"text": (describe(asked),)})
 
 
 def empty_latent(width: int, height: int, batch_size: int) -> dict:

@@ -3,7 +3,7 @@
 import { openKeySettings } from "./key_settings.js";
 import { changeLines, estimateLine, labelOf, parameterLine } from "./reports.js";
 import { keys, providers, tell } from "./server.js";
-import { addButton, addTextBox, after, onChange, onExecuted, showOnly, showText, takeOnly, widgetOf } from "./widgets.js";
+import { addButton, addTextBox, after, isWired, onChange, onExecuted, showOnly, showText, takeOnly, widgetOf } from "./widgets.js";
 import { say, tooltipOf } from "./words.js";
 
 const PAUSE = 300; // milliseconds without a change before the server is asked
@@ -54,7 +54,6 @@ function refresh(view, savedHeight) {
 
 /** A wired provider is known only when the graph runs: until then it may be any. */
 const chosen = (node) => (isWired(node, "provider") ? AUTO : widgetOf(node, "provider").value);
-const isWired = (node, name) => node.inputs?.some((input) => input.name === name && input.link != null);
 
 /** The mode, in the server's words: image_use says it with spaces. */
 function modeOf(node) {
@@ -94,7 +93,7 @@ async function askForEstimate(view) {
   );
   // A prompt may be wired, and does not change the price; without one the server would speak of nothing else.
   values.prompt ||= "…";
-  const question = { provider: chosen(node), has_image: !!isWired(node, "image"), values };
+  const question = { provider: chosen(node), has_image: isWired(node, "image"), values };
   const estimate = await tell("/flux_krea/estimate", question).catch(({ message }) => ({ refused: message }));
   if (turn !== view.asked) return; // a later question is under way
   view.estimate = estimateLines(node, estimate);

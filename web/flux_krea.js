@@ -6,13 +6,14 @@ import { setUpProgress } from "./progress.js";
 import { generationText } from "./reports.js";
 import { setUpReview } from "./review.js";
 import { setUpSafetyCheck } from "./safety_check.js";
+import { setUpSize } from "./size.js";
 import { waitingTab } from "./waiting.js";
 import { addTextBox, onExecuted, showText } from "./widgets.js";
 import { say } from "./words.js";
 
 /** Each node's set-up. Nodes that report in words show what they send as `ui.text`. */
 const SET_UP = {
-  FluxKreaSize: (node) => showItsWords(node, String, addResult(node)),
+  FluxKreaSize: setUpSize,
   FluxKreaSampler: (node) => showItsWords(node, String), // most of the time it has nothing to say
   FluxKreaSafetyCheck: setUpSafetyCheck,
   FluxKreaReview: setUpReview,

@@ -24,6 +24,8 @@ export function widgetOf(node, name) {
   return node.widgets?.find((widget) => widget.name === name);
 }
 
+export const isWired = (node, name) => !!node.inputs?.some((input) => input.name === name && input.link != null);
+
 /** Without the callback the Vue renderer goes on showing the old value. */
 export function setValue(widget, value) {
   widget.value = value;

@@ -10,7 +10,7 @@ from server import PromptServer
 from ..inference import detector, installed
 from ..providers import providers
 from ..providers._contract import ProviderError
-from . import desk, inputs, pictures
+from . import desk, inputs, pictures, sizes
 from .callers import refuse_foreign_pages, refuse_other_machines
 
 
@@ -25,6 +25,7 @@ def register() -> None:
     routes.post("/flux_krea/keys/remove")(guarded(remove_key))
     routes.post("/flux_krea/keys/test")(guarded(test_key))
     routes.post("/flux_krea/estimate")(guarded(estimate, local_only=False))
+    routes.post("/flux_krea/size")(guarded(size, local_only=False))
     routes.get("/flux_krea/waiting")(waiting_jobs)
     routes.get("/flux_krea/waiting/{job}/{index:[0-9]+}")(waiting_picture)
     routes.post("/flux_krea/waiting/put_aside")(guarded(put_aside, local_only=False))
@@ -146,6 +147,14 @@ async def estimate(body: dict) -> dict:
         raise web.HTTPBadRequest(text=f"The values are not those of API Krea: {problem}") from None
     except ProviderError as refusal:
         return {"refused": desk.jobs().keys.redacted(str(refusal))}
+
+
+async def size(body: dict) -> dict:
+    """What Krea Size would say with these widget values."""
+    try:
+        return {"text": sizes.describe(sizes.asked_size(**body))}
+    except (TypeError, ValueError, OverflowError) as problem:
+        raise web.HTTPBadRequest(text=f"The values are not those of Krea Size: {problem}") from None
 
 
 def priced(name: str, request) -> dict:
