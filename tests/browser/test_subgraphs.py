@@ -16,6 +16,7 @@ from page_driver import (
     wait_for_text,
 )
 
+PROMPT = ":is(textarea.comfy-multiline-input, [data-node-id] textarea):visible"  # not the one of a panel beside it
 CONVERT = """(ids) => {
   app.graph.convertToSubgraph(new Set(ids.map((id) => app.graph.getNodeById(id))));
 }"""
@@ -70,7 +71,7 @@ def with_blueprint(page, name: str, prompt: str) -> dict:
     load(page, flow())
     host = add_from_search(page, name)
     page.evaluate(WIRE)
-    page.locator("textarea:visible").fill(prompt)
+    page.locator(PROMPT).fill(prompt)
     set_value(page, "megapixels", 0.1, host)
     set_value(page, "steps", 1, host)
     set_value(page, "unet_name", "flux1-krea-dev.safetensors", host)
