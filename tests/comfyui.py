@@ -187,6 +187,14 @@ def refusal(body: dict) -> str:
     return "\n".join(sentences) or json.dumps(body)
 
 
+def until(happened, seconds: float = 10) -> None:
+    """Returns when `happened()` is true; fails when it does not become so."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.05)
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

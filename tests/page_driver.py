@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import time
 from pathlib import Path
 
 from comfyui import ROOT
@@ -99,13 +98,6 @@ def saved(page) -> dict:
 
 def graph_of(page) -> dict:
     return json.loads(page.evaluate("async () => JSON.stringify((await app.graphToPrompt()).output)"))
-
-
-def until(happened, seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.05)
 
 
 def screen(name: str):

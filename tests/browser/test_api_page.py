@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from comfyui import until
 from page_driver import (
     RUN,
     VALUES,
@@ -16,7 +17,6 @@ from page_driver import (
     screen,
     set_value,
     shown,
-    until,
     wait_for_text,
     write_readme_picture,
 )

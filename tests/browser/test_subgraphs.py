@@ -1,5 +1,6 @@
 """Our nodes inside subgraphs: the blueprints that come with the pack, and graphs that a user puts into one."""
 
+from comfyui import until
 from page_driver import (
     RUN,
     WIDGETS,
@@ -12,7 +13,6 @@ from page_driver import (
     screen,
     set_value,
     shown,
-    until,
     wait_for_text,
 )
 

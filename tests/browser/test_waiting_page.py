@@ -3,7 +3,8 @@
 import zlib
 
 import pytest
-from page_driver import RUN, api_flow, load, screen, until, write_readme_picture
+from comfyui import until
+from page_driver import RUN, api_flow, load, screen, write_readme_picture
 
 TOGGLE = "() => app.extensionManager.sidebarTab.toggleSidebarTab('flux_krea.waiting')"
 LIST = ".flux-krea-waiting"

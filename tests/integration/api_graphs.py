@@ -31,3 +31,8 @@ class ApiGraph(Graph):
         node = self.api(provider, **changes)
         self.shown(node)
         return node
+
+
+def count(standin, phase: str) -> int:
+    """Requests of a phase, such as submit or poll, that the stand-in has heard."""
+    return sum(entry["phase"] == phase for entry in standin.state()["requests"])

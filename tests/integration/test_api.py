@@ -7,8 +7,8 @@ import time
 
 import pytest
 import tiny_detector
-from api_graphs import PROMPT, PROVIDERS, ApiGraph
-from comfyui import ComfyUIError
+from api_graphs import PROMPT, PROVIDERS, ApiGraph, count
+from comfyui import ComfyUIError, until
 from graphs import Graph
 from PIL import Image
 from standins import expected_pixel
@@ -34,17 +34,6 @@ def run_one(comfyui, provider: str, **changes):
 
 def jobs_paid(standins) -> int:
     return sum(standin.state()["billed"] for standin in standins.values())
-
-
-def count(standin, phase: str) -> int:
-    return sum(entry["phase"] == phase for entry in standin.state()["requests"])
-
-
-def wait_until(true) -> None:
-    deadline = time.monotonic() + 15
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("provider, mode", MODES)
@@ -147,7 +136,7 @@ def test_cancel_frees_comfyui_at_once_and_stops_what_can_be_stopped(comfyui, sta
         graph.api_shown(provider, seed=seed)
 
     def press_later():
-        wait_until(lambda: count(standins[provider], "submit") == 2)
+        until(lambda: count(standins[provider], "submit") == 2, 15)
         comfyui.post("/interrupt", {})
 
     began = time.monotonic()
@@ -156,7 +145,7 @@ def test_cancel_frees_comfyui_at_once_and_stops_what_can_be_stopped(comfyui, sta
         comfyui.run(graph)
     assert time.monotonic() - began < 20, "it waited for the jobs to end"
     if provider in ("fal", "replicate", "core_today"):
-        wait_until(lambda: len(standins[provider].state()["cancels"]) == 2)
+        until(lambda: len(standins[provider].state()["cancels"]) == 2, 15)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,11 @@
 """Cancel, whatever a job is waiting for: ComfyUI is free while the fault goes on, and what can be stopped is stopped."""
 
 import random
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from api_graphs import ApiGraph
-from comfyui import ComfyUIError
+from api_graphs import ApiGraph, count
+from comfyui import ComfyUIError, until
 from graphs import Graph
 
 STATES = {
@@ -23,19 +22,6 @@ STATES = {
 def in_background():
     with ThreadPoolExecutor(1) as pool:
         yield pool.submit
-
-
-def until(true, seconds: float = 15.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
-
-
-def has_seen(standin, phase: str) -> bool:
-    return any(entry["phase"] == phase for entry in standin.state()["requests"])
 
 
 def interrupt(comfyui, running) -> None:
@@ -58,7 +44,7 @@ def test_cancel_frees_comfyui_while_the_fault_goes_on(comfyui, standins, in_back
     graph = ApiGraph()
     graph.api_shown(provider, prompt=state)
     running = in_background(comfyui.run, graph)
-    assert until(lambda: has_seen(standins[provider], phase))
+    until(lambda: count(standins[provider], phase), 15)
     interrupt(comfyui, running)
     run_something_else(comfyui)
     assert standins[provider].state()["faults"], "the fault was over before the next prompt ran"
@@ -73,11 +59,11 @@ def test_a_job_cancelled_while_its_submit_is_in_flight_is_cancelled_once_accepte
     graph = ApiGraph()
     graph.api_shown(provider, prompt="in flight")
     running = in_background(comfyui.run, graph)
-    assert until(lambda: has_seen(standins[provider], "submit"))
+    until(lambda: count(standins[provider], "submit"), 15)
     interrupt(comfyui, running)
     assert not standins[provider].state()["accepted"]
     run_something_else(comfyui)
-    assert until(lambda: standins[provider].state()["cancels"])
+    until(lambda: standins[provider].state()["cancels"], 15)
     assert standins[provider].state()["cancels"][0]["effective"]
 
 
@@ -88,7 +74,7 @@ def test_cancel_during_local_work_stops_the_jobs_beside_it(comfyui, standins, in
         graph.api_shown("fal", prompt="beside local work", seed=seed)
     graph.add("PreviewImage", images=[graph.add("ProbeBlock", seconds=60.0, again=random.randrange(2**24)), 0])
     running = in_background(comfyui.run, graph)
-    assert until(lambda: standins["fal"].state()["accepted"] == 2)
+    until(lambda: standins["fal"].state()["accepted"] == 2, 15)
     interrupt(comfyui, running)
-    assert until(lambda: len(standins["fal"].state()["cancels"]) == 2)
+    until(lambda: len(standins["fal"].state()["cancels"]) == 2, 15)
     run_something_else(comfyui)

@@ -7,8 +7,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
-from api_graphs import BLOCKING, PROVIDERS, ApiGraph
-from comfyui import ComfyUI, ComfyUIError
+from api_graphs import BLOCKING, PROVIDERS, ApiGraph, count
+from comfyui import ComfyUI, ComfyUIError, until
 
 STATES = {  # how the stand-ins behave while the jobs of a state are sent; what they have heard when it is reached
     "sending": ({}, "submit"),
@@ -60,13 +60,13 @@ def restarted(all_standins, tmp_path_factory):
             send_all(server, all_standins, state)
         before = count(all_standins["fal"], "picture")
         server.queue(drawn_graph())
-        wait_for(lambda: count(all_standins["fal"], "picture") > before)
+        until(lambda: count(all_standins["fal"], "picture") > before, 30)
         server.kill()
         server.found = journal_states(server.base)
         for standin in all_standins.values():
             standin.set(download_seconds=0.0, job_seconds=0.05)
         server.start()
-        wait_for(lambda: all(paid(all_standins[provider], prompt_of("sending", provider)) for provider in PROVIDERS))
+        until(lambda: all(paid(all_standins[provider], prompt_of("sending", provider)) for provider in PROVIDERS), 30)
         time.sleep(0.5)  # the last of these jobs ends
         yield server
 
@@ -98,19 +98,8 @@ def send_all(server: ComfyUI, standins, state: str) -> None:
         graph.api(provider, prompt=prompt_of(state, provider))
     before = {provider: count(standins[provider], heard) for provider in PROVIDERS}
     server.run(graph)
-    wait_for(lambda: all(count(standins[provider], heard) > before[provider] for provider in PROVIDERS))
+    until(lambda: all(count(standins[provider], heard) > before[provider] for provider in PROVIDERS), 30)
     time.sleep(0.3)  # an answer that is on its way arrives
-
-
-def count(standin, phase: str) -> int:
-    return sum(entry["phase"] == phase for entry in standin.state()["requests"])
-
-
-def wait_for(true) -> None:
-    deadline = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_the_kill_came_in_every_state(restarted):

@@ -1,11 +1,10 @@
 """What was paid and no graph has got: listed with its picture, taken by the next run, put aside by a person."""
 
 import io
-import time
 
 import pytest
 from api_graphs import ApiGraph
-from comfyui import ComfyUIError
+from comfyui import ComfyUIError, until
 from PIL import Image
 
 
@@ -19,18 +18,16 @@ def waiting(comfyui, prompt: str) -> list[dict]:
 
 
 def ready(comfyui, prompt: str) -> dict:
-    deadline = time.monotonic() + 10
-    while [job["state"] for job in waiting(comfyui, prompt)] != ["ready"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until(lambda: [job["state"] for job in waiting(comfyui, prompt)] == ["ready"])
     return waiting(comfyui, prompt)[0]
 
 
-def until_none_waits(comfyui, prompt: str) -> None:
-    deadline = time.monotonic() + 10
-    while waiting(comfyui, prompt):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+def submitted(comfyui, prompt: str) -> dict:
+    """The job, as the list has it once its picture is there."""
+    graph = ApiGraph("FluxKreaSubmit")
+    graph.api("fal", prompt=prompt)
+    comfyui.run(graph)
+    return ready(comfyui, prompt)
 
 
 def drawn(prompt: str, saved_as: str = "api") -> ApiGraph:
@@ -53,28 +50,22 @@ def test_a_drawn_seed_is_paid_once_until_a_graph_that_has_the_picture_ends_well(
     assert standins["fal"].state()["billed"] == 1
     comfyui.run(drawn(prompt))  # a new wish, a new picture
     assert standins["fal"].state()["billed"] == 2
-    until_none_waits(comfyui, prompt)
+    until(lambda: not waiting(comfyui, prompt))
 
 
 def test_what_was_submitted_waits_until_it_is_collected_by_the_lists_own_ticket(comfyui, standins):
     prompt = "left on the counter"
-    graph = ApiGraph("FluxKreaSubmit")
-    graph.api("fal", prompt=prompt)
-    comfyui.run(graph)
-    job = ready(comfyui, prompt)
+    job = submitted(comfyui, prompt)
     graph = ApiGraph()
     graph.shown(graph.add("FluxKreaCollect", ticket=job["ticket"]))
     assert len(comfyui.pictures(comfyui.run(graph))) == 1
-    until_none_waits(comfyui, prompt)
+    until(lambda: not waiting(comfyui, prompt))
     assert standins["fal"].state()["billed"] == 1
 
 
 def test_a_person_puts_a_job_aside_and_its_picture_stays(comfyui, standins):
     prompt = "not this one"
-    graph = ApiGraph("FluxKreaSubmit")
-    graph.api("fal", prompt=prompt)
-    comfyui.run(graph)
-    job = ready(comfyui, prompt)
+    job = submitted(comfyui, prompt)
     foreign = comfyui.post("/flux_krea/waiting/put_aside", {"id": job["id"]}, headers={"Origin": "null"})
     assert foreign.status_code == 403 and waiting(comfyui, prompt)
     assert comfyui.post("/flux_krea/waiting/put_aside", {"id": job["id"]}).json() == {"put_aside": True}
