@@ -8,7 +8,7 @@ async def comfy_entrypoint():
     from comfy_api.latest import ComfyExtension
 
     from .nodes import node_classes
-    from .nodes.remote import routes
+    from .nodes.bridge import routes
 
     routes.register()
 

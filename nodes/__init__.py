@@ -1,6 +1,7 @@
 """The nodes. A file here is a node, a folder is a library the nodes stand on.
 
-Data flows one way: `../__init__.py` → `*.py` → `inference/` (local: torch and comfy) and `providers/` (remote: requests).
+Data flows one way: node → `bridge/` → `jobs/` → `providers/`, and node or `bridge/` → `sampling/`, `safety/`,
+`model_files/`.
 """
 
 from __future__ import annotations

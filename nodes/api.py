@@ -8,7 +8,7 @@ import json
 from comfy_api.latest import io
 from comfy_execution.utils import get_executing_context
 
-from .remote import desk, inputs, pictures, report
+from .bridge import execution, inputs, report, tensors
 
 
 class FluxKreaAPI(io.ComfyNode):
@@ -44,8 +44,8 @@ class FluxKreaAPI(io.ComfyNode):
 
     @classmethod
     async def execute(cls, provider, max_cost_usd, reuse, **values):
-        desk.settle()  # a seed that is drawn must not be that of a picture which the run before has got
-        handle = desk.jobs().start(
+        execution.settle()  # a seed that is drawn must not be that of a picture which the run before has got
+        handle = execution.jobs().start(
             provider,
             inputs.request_of(**values),
             max_cost_usd=inputs.limit_of(max_cost_usd),
@@ -58,11 +58,11 @@ class FluxKreaAPI(io.ComfyNode):
 
 async def delivered(handle) -> io.NodeOutput:
     """The node's outputs, once the job has ended."""
-    result = await desk.finished(handle)
-    images = await desk.in_thread(pictures.to_batch, result.pictures)
+    result = await execution.finished(handle)
+    images = await execution.in_thread(tensors.to_batch, result.pictures)
     flags = report.flags_of(result, images)
     text = report.report_of(result, flags)
-    desk.hand_over(handle.ticket)
+    execution.hand_over(handle.ticket)
     return io.NodeOutput(images, flags, result.seed, text, ui={"text": (text,)})
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from .api import FluxKreaAPI, delivered
-from .providers._contract import RequestRefused
-from .remote import desk
+from .bridge import execution
+from .providers.contract import RequestRefused
 
 
 class FluxKreaCollect(io.ComfyNode):
@@ -27,11 +27,11 @@ class FluxKreaCollect(io.ComfyNode):
     async def execute(cls, ticket):
         if not ticket.strip():
             raise RequestRefused(f"ticket is empty. {waiting()}")
-        return await delivered(desk.jobs().collect(ticket.strip()))
+        return await delivered(execution.jobs().collect(ticket.strip()))
 
 
 def waiting() -> str:
-    rows = desk.jobs().pending()
+    rows = execution.jobs().pending()
     if not rows:
         return "No job waits to be collected."
     return "Waiting: " + "; ".join(f"{row.provider}/{row.hash} ({row.request['prompt'][:40]})" for row in rows)

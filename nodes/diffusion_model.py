@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .inference import loading, model_files
+from .model_files import installed_files, loading
 
 WEIGHT_DTYPES = ("default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2")  # as in core's Load Diffusion Model
 
 
 def model_input() -> io.Combo.Input:
-    names = model_files.choices("diffusion_models")
+    names = installed_files.choices("diffusion_models")
     return io.Combo.Input(
         "unet_name",
         options=names,
-        default=model_files.likely(names, "krea", "flux"),
+        default=installed_files.likely(names, "krea", "flux"),
         tooltip="The diffusion model, in models/diffusion_models: bf16, fp8 or fp8 scaled.",
     )
 
@@ -28,11 +28,11 @@ def weight_dtype_input() -> io.Combo.Input:
     )
 
 
-def find_model(unet_name: str, weight_dtype: str) -> model_files.ModelFile:
-    model = model_files.find("diffusion_models", unet_name, "diffusion_model")
+def find_model(unet_name: str, weight_dtype: str) -> installed_files.ModelFile:
+    model = installed_files.find("diffusion_models", unet_name, "diffusion_model")
     if weight_dtype not in WEIGHT_DTYPES:
         raise ValueError(f"weight_dtype is {weight_dtype!r}; it can be {', '.join(WEIGHT_DTYPES)}.")
-    model_files.check_precision(model.weights, weight_dtype)
+    installed_files.check_precision(model.weights, weight_dtype)
     return model
 
 

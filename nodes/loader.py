@@ -6,7 +6,7 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import GraphBuilder
 
 from .diffusion_model import find_model, model_input, weight_dtype_input
-from .inference import loading, model_files, weights
+from .model_files import installed_files, loading, weights
 from .text_encoders import encoder_inputs
 from .vae import vae_input
 
@@ -42,10 +42,10 @@ class FluxKreaLoader(io.ComfyNode):
     @classmethod
     def execute(cls, unet_name, clip_name1, clip_name2, vae_name, weight_dtype):
         model = find_model(unet_name, weight_dtype)
-        clip_l, t5 = model_files.find_encoders(clip_name1, clip_name2)
+        clip_l, t5 = installed_files.find_encoders(clip_name1, clip_name2)
         weights.require_match(model.weights, clip_l.weights, t5.weights)
-        vae = model_files.find("vae", vae_name, "vae")
-        model_files.announce(model.weights, clip_l.weights, t5.weights, vae.weights)
+        vae = installed_files.find("vae", vae_name, "vae")
+        installed_files.announce(model.weights, clip_l.weights, t5.weights, vae.weights)
         graph = GraphBuilder()
         parts = {
             loading.model_key(model, weight_dtype): graph.node(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .inference import redux
+from .sampling import redux
 
 
 class FluxKreaRedux(io.ComfyNode):

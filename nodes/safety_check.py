@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
-from .inference import detector, installed, safety
+from .safety import detector, installed_detectors, judging
 
 UNSCORED = 1.0  # the score of an image that has none, so that a comparison downstream stops it too
 
@@ -13,7 +13,7 @@ UNSCORED = 1.0  # the score of an image that has none, so that a comparison down
 class FluxKreaSafetyCheck(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        detectors = installed.names() or [detector.DEFAULT]
+        detectors = installed_detectors.names() or [detector.DEFAULT]
         return io.Schema(
             node_id="FluxKreaSafetyCheck",
             display_name="Krea Safety Check",
@@ -41,8 +41,8 @@ class FluxKreaSafetyCheck(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "on_flagged",
-                    options=list(safety.ACTIONS),
-                    default=safety.BLACK,
+                    options=list(judging.ACTIONS),
+                    default=judging.BLACK,
                     tooltip="black, blur: redact flagged images, keep the batch. drop: leave them out. block: if one "
                     "is flagged no image passes, the report does. error: stop the run. label_only: PASSES EVERYTHING, "
                     "only reports.",
@@ -56,8 +56,8 @@ class FluxKreaSafetyCheck(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "device",
-                    options=list(installed.DEVICES),
-                    default=installed.AUTO,
+                    options=list(installed_detectors.DEVICES),
+                    default=installed_detectors.AUTO,
                     tooltip="Where the detector runs. cpu needs no graphics memory and about half a second an image.",
                 ),
                 io.String.Input(
@@ -91,7 +91,7 @@ class FluxKreaSafetyCheck(io.ComfyNode):
         if detector is None:  # wired: known only in execute
             return True
         try:
-            installed.inspect(detector)
+            installed_detectors.inspect(detector)
         except ValueError as problem:
             return str(problem)
         return True
@@ -100,20 +100,20 @@ class FluxKreaSafetyCheck(io.ComfyNode):
     def fingerprint_inputs(cls, detector=None, **_):
         """A detector's files belong to the cache key; without them the node always runs, and refuses."""
         try:
-            return installed.fingerprint(detector)
+            return installed_detectors.fingerprint(detector)
         except (ValueError, OSError):
             return float("nan")
 
     @classmethod
     def execute(cls, image, detector, threshold, on_flagged, scan, device, provider_report=None):
         check_choices(on_flagged=on_flagged, scan=scan, device=device)
-        safety.check_images(image)
-        provider = None if provider_report is None else safety.provider_flags(provider_report, len(image))
-        checker, where = installed.ready(detector, device)
-        verdicts = safety.judge(image, checker.score(image, scan, device=where), threshold, provider)
+        judging.check_images(image)
+        provider = None if provider_report is None else judging.provider_flags(provider_report, len(image))
+        checker, where = installed_detectors.ready(detector, device)
+        verdicts = judging.judge(image, checker.score(image, scan, device=where), threshold, provider)
         flagged = [verdict.flagged for verdict in verdicts]
-        released = safety.release(image, flagged, on_flagged)
-        report = safety.report(
+        released = judging.release(image, flagged, on_flagged)
+        report = judging.report(
             verdicts,
             on_flagged,
             detector=checker.name,
@@ -133,10 +133,10 @@ class FluxKreaSafetyCheck(io.ComfyNode):
 
 def check_choices(**choices: str) -> None:
     """ComfyUI 0.3.75 does not check a V3 combo's value, and a wired one is never checked."""
-    allowed = {"on_flagged": safety.ACTIONS, "scan": detector.SCANS, "device": installed.DEVICES}
+    allowed = {"on_flagged": judging.ACTIONS, "scan": detector.SCANS, "device": installed_detectors.DEVICES}
     for name, value in choices.items():
         if value not in allowed[name]:
-            raise safety.SafetyError(f"{name} must be one of {', '.join(allowed[name])}, got {value!r}.")
+            raise judging.SafetyError(f"{name} must be one of {', '.join(allowed[name])}, got {value!r}.")
 
 
 NODES = [FluxKreaSafetyCheck]

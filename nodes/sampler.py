@@ -5,7 +5,7 @@ from __future__ import annotations
 import comfy.samplers
 from comfy_api.latest import io
 
-from .inference import block_cache, sampling
+from .sampling import block_cache, sample
 
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
 
@@ -55,8 +55,8 @@ class FluxKreaSampler(io.ComfyNode):
                 io.Combo.Input("sampler_name", options=comfy.samplers.SAMPLER_NAMES, default="euler"),
                 io.Combo.Input(
                     "scheduler",
-                    options=sampling.scheduler_names(),
-                    default=sampling.KREA,
+                    options=sample.scheduler_names(),
+                    default=sample.KREA,
                     tooltip="krea is the reference's schedule, computed for the latent's own size. The others are ComfyUI's.",
                 ),
                 io.Combo.Input(
@@ -96,7 +96,7 @@ class FluxKreaSampler(io.ComfyNode):
         report = None
         if acceleration != block_cache.NONE:
             model, report = block_cache.accelerate(model, acceleration)
-        latent = sampling.sample(
+        latent = sample.sample(
             model,
             positive,
             latent_image,

@@ -6,7 +6,7 @@ import comfy.model_management
 import torch
 from comfy_api.latest import io
 
-from .remote.sizes import EXACT, FROM_RATIO, RATIOS, asked_size, describe, presets, to_legal
+from .bridge.sizes import EXACT, FROM_RATIO, RATIOS, asked_size, describe, presets, to_legal
 
 
 class FluxKreaSize(io.ComfyNode):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from .api import purse_of
-from .remote import desk, inputs
+from .bridge import execution, inputs
 
 
 class FluxKreaSubmit(io.ComfyNode):
@@ -30,7 +30,7 @@ class FluxKreaSubmit(io.ComfyNode):
 
     @classmethod
     def execute(cls, provider, max_cost_usd, reuse, **values):
-        handle = desk.jobs().start(
+        handle = execution.jobs().start(
             provider,
             inputs.request_of(**values),
             max_cost_usd=inputs.limit_of(max_cost_usd),

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .inference import loading, model_files
+from .model_files import installed_files, loading
 
 
 def encoder_inputs() -> list:
-    names = model_files.choices("text_encoders")
+    names = installed_files.choices("text_encoders")
     tooltip = "CLIP-L or T5-XXL, in models/text_encoders. The order does not matter: files are told apart by content."
     return [
-        io.Combo.Input("clip_name1", options=names, default=model_files.likely(names, "clip_l"), tooltip=tooltip),
-        io.Combo.Input("clip_name2", options=names, default=model_files.likely(names, "t5xxl", "t5"), tooltip=tooltip),
+        io.Combo.Input("clip_name1", options=names, default=installed_files.likely(names, "clip_l"), tooltip=tooltip),
+        io.Combo.Input(
+            "clip_name2", options=names, default=installed_files.likely(names, "t5xxl", "t5"), tooltip=tooltip
+        ),
     ]
 
 
@@ -35,7 +37,7 @@ class FluxKreaTextEncoders(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip_name1, clip_name2):
-        return io.NodeOutput(loading.encoders(*model_files.find_encoders(clip_name1, clip_name2)))
+        return io.NodeOutput(loading.encoders(*installed_files.find_encoders(clip_name1, clip_name2)))
 
 
 NODES = [FluxKreaTextEncoders]

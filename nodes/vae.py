@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .inference import loading, model_files
+from .model_files import installed_files, loading
 
 
 def vae_input() -> io.Combo.Input:
-    names = model_files.choices("vae")
+    names = installed_files.choices("vae")
     return io.Combo.Input(
         "vae_name",
         options=names,
-        default=model_files.likely(names, "ae.safetensors", "flux"),
+        default=installed_files.likely(names, "ae.safetensors", "flux"),
         tooltip="The VAE of FLUX.1, in models/vae.",
     )
 
@@ -36,7 +36,7 @@ class FluxKreaVAE(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae_name):
-        return io.NodeOutput(loading.vae(model_files.find("vae", vae_name, "vae")))
+        return io.NodeOutput(loading.vae(installed_files.find("vae", vae_name, "vae")))
 
 
 NODES = [FluxKreaVAE]

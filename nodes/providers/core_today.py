@@ -6,7 +6,7 @@ import json
 from collections.abc import Generator, Mapping
 from typing import Any
 
-from ._answers import (
+from .answers import (
     FIRST_POLL,
     Site,
     bad_job,
@@ -19,7 +19,7 @@ from ._answers import (
     watch,
     words,
 )
-from ._contract import (
+from .contract import (
     Accepted,
     Answer,
     Call,
@@ -35,7 +35,7 @@ from ._contract import (
     ProviderError,
     Upload,
 )
-from ._normalise import nonzero_seed32
+from .payload import nonzero_seed32
 from .replicate import MAX_IMAGES, MODEL, PARAMETERS, krea_input
 
 SITE = Site("core.today", "https://console.core.today", "https://console.core.today")

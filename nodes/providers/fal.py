@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import quote
 
-from ._answers import (
+from .answers import (
     FIRST_POLL,
     NewLines,
     Site,
@@ -26,7 +26,7 @@ from ._answers import (
     watch,
     words,
 )
-from ._contract import (
+from .contract import (
     IMAGE_TO_IMAGE,
     REDUX,
     TEXT_TO_IMAGE,
@@ -48,7 +48,7 @@ from ._contract import (
     RequestRefused,
     Unavailable,
 )
-from ._normalise import ACCELERATIONS, MEGAPIXEL, Draft, Size, png_size, seed32, snap
+from .payload import ACCELERATIONS, MEGAPIXEL, Draft, Size, png_size, seed32, snap
 
 SITE = Site("fal", "https://fal.ai/dashboard/keys", "https://fal.ai/dashboard/billing")
 HOSTS = ("queue.fal.run", "api.fal.ai")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Generator, Mapping
 from typing import Any
 
-from ._answers import (
+from .answers import (
     Site,
     bad_job,
     error_text,
@@ -17,7 +17,7 @@ from ._answers import (
     safe_id,
     words,
 )
-from ._contract import (
+from .contract import (
     IMAGE_TO_IMAGE,
     TEXT_TO_IMAGE,
     Accepted,
@@ -40,7 +40,7 @@ from ._contract import (
     Unavailable,
     Upload,
 )
-from ._normalise import ACCELERATIONS, Draft, Size, nonzero_seed32, png_size, seed32, snap
+from .payload import ACCELERATIONS, Draft, Size, nonzero_seed32, png_size, seed32, snap
 
 SITE = Site("Lumenfall", "https://lumenfall.ai/app/api_keys", "https://lumenfall.ai/app/credits")
 HOSTS = ("api.lumenfall.ai",)

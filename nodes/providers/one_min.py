@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from typing import Any
 
-from ._answers import (
+from .answers import (
     Site,
     bad_job,
     error_text,
@@ -18,7 +18,7 @@ from ._answers import (
     watch,
     words,
 )
-from ._contract import (
+from .contract import (
     IMAGE_TO_IMAGE,
     TEXT_TO_IMAGE,
     Accepted,
@@ -39,7 +39,7 @@ from ._contract import (
     ProviderError,
     Upload,
 )
-from ._normalise import ACCELERATIONS, KREA_SIZES, Draft, Size, ratio_and_megapixels, seed32
+from .payload import ACCELERATIONS, KREA_SIZES, Draft, Size, ratio_and_megapixels, seed32
 
 SITE = Site("1min.ai", "https://app.1min.ai", "https://app.1min.ai")
 HOSTS = ("api.1min.ai",)

@@ -7,7 +7,7 @@ from collections.abc import Generator, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-from ._answers import (
+from .answers import (
     FIRST_POLL,
     NewLines,
     Site,
@@ -22,7 +22,7 @@ from ._answers import (
     watch,
     words,
 )
-from ._contract import (
+from .contract import (
     IMAGE_TO_IMAGE,
     TEXT_TO_IMAGE,
     Accepted,
@@ -41,7 +41,7 @@ from ._contract import (
     Reconciliation,
     Upload,
 )
-from ._normalise import (
+from .payload import (
     ACCELERATIONS,
     KREA_SIZES,
     Draft,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import conftest  # noqa: F401  loads the pack
+from flux_krea.nodes.jobs.jobs import Jobs
 from flux_krea.nodes.providers import providers
-from flux_krea.nodes.providers._contract import GenerationRequest, ProviderError
-from flux_krea.nodes.providers._jobs import Jobs
+from flux_krea.nodes.providers.contract import GenerationRequest, ProviderError
 
 folder, prompt = Path(sys.argv[1]), sys.argv[2]
 jobs = Jobs(folder, folder / "pictures")

@@ -19,7 +19,7 @@ import torch
 from bench import _engine
 from comfy.patcher_extension import WrappersMP
 from comfyui import ROOT
-from flux_krea.nodes.inference import block_cache, sampling
+from flux_krea.nodes.sampling import block_cache, sample
 
 MINIATURE = ROOT / ".dev" / "bench" / "flux_2_2.safetensors"
 SKIPS = (5, 7, 9, 11)  # of 14
@@ -108,9 +108,9 @@ def forced(steps: int, share: float) -> frozenset[int]:
 
 def sampled(model, positive, size: int, steps: int, seed: int = 0) -> torch.Tensor:
     latent = {"samples": torch.zeros(1, 16, size // 8, size // 8)}
-    settings = {"guidance": 4.5, "denoise": 1.0, "sampler_name": "euler", "scheduler": sampling.KREA}
+    settings = {"guidance": 4.5, "denoise": 1.0, "sampler_name": "euler", "scheduler": sample.KREA}
     with torch.inference_mode():
-        return sampling.sample(model, positive, latent, seed=seed, steps=steps, **settings)["samples"]
+        return sample.sample(model, positive, latent, seed=seed, steps=steps, **settings)["samples"]
 
 
 def timed(*arguments) -> tuple[torch.Tensor, float]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 import conftest  # noqa: F401  loads the pack
 import torch
 from bench._memory import extra_megabytes
-from flux_krea.nodes.inference.attention_bias import (
+from flux_krea.nodes.sampling.attention_bias import (
     Span,
     attend_by_merge,
     attend_by_rows,

@@ -12,7 +12,7 @@ import conftest  # noqa: F401  loads the pack
 import numpy
 import torch
 import transformers
-from flux_krea.nodes.inference import detector
+from flux_krea.nodes.safety import detector
 from PIL import Image
 
 BATCHES = {1: 12, 16: 4}  # images in a batch: timed pairs

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from api_graphs import BLOCKING, PROVIDERS
-from flux_krea.nodes.providers._contract import GenerationRequest, GenerationResult, ProviderError
-from flux_krea.nodes.providers._jobs import Jobs
+from flux_krea.nodes.jobs.jobs import Jobs
+from flux_krea.nodes.providers.contract import GenerationRequest, GenerationResult, ProviderError
 from standins import start_all
 
 PATIENCE = "2"  # seconds, as the server's environment sets it

@@ -69,8 +69,8 @@ def test_network_and_environment_are_each_touched_in_one_file(packed):
     used = {
         name for name, text in sources.items() if re.search(r"^\s*(import|from) (requests|urllib3|http)\b", text, re.M)
     }
-    assert used == {"nodes/providers/_client.py"}
-    assert {name for name, text in sources.items() if ENVIRONMENT.search(text)} == {"nodes/providers/_settings.py"}
+    assert used == {"nodes/jobs/client.py"}
+    assert {name for name, text in sources.items() if ENVIRONMENT.search(text)} == {"nodes/jobs/environment.py"}
 
 
 def test_nothing_is_evaluated_started_or_installed(packed):

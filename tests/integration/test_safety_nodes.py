@@ -391,8 +391,8 @@ def test_extra_model_paths_are_searched(tmp_path):
         from utils.extra_config import load_extra_path_config
         load_extra_path_config({str(settings)!r})
         import conftest
-        from flux_krea.nodes.inference import installed
-        print(installed.names(), installed.ready("from elsewhere", "cpu")[0].name)
+        from flux_krea.nodes.safety import installed_detectors
+        print(installed_detectors.names(), installed_detectors.ready("from elsewhere", "cpu")[0].name)
     """
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     command = [PYTHON, "-c", textwrap.dedent(program)]

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 from comfyui import ComfyUIError
-from flux_krea.nodes.inference import schedule
+from flux_krea.nodes.sampling import schedule
 from graphs import Graph
 
 NEGATIVE = "blurry, oversaturated"

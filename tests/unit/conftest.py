@@ -13,8 +13,8 @@ def quick(monkeypatch):
     """The fake provider's key, and no long waits."""
     import fake_provider
 
-    monkeypatch.setattr("flux_krea.nodes.providers._part.LOOK_FOR_LOST", (0.02, 0.05))
-    monkeypatch.setattr("flux_krea.nodes.providers._part.WATCH_OTHERS", 0.03)
+    monkeypatch.setattr("flux_krea.nodes.jobs.paid_call.LOOK_FOR_LOST", (0.02, 0.05))
+    monkeypatch.setattr("flux_krea.nodes.jobs.paid_call.WATCH_OTHERS", 0.03)
     monkeypatch.setenv("FAKE_KEY", fake_provider.KEY)
     monkeypatch.delenv("FLUX_KREA_MAX_COST_USD", raising=False)
 

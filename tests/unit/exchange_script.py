@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from flux_krea.nodes.providers._contract import (
+from flux_krea.nodes.providers.contract import (
     IMAGE_TO_IMAGE,
     Accepted,
     Answer,

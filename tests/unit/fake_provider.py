@@ -24,8 +24,9 @@ if "flux_krea" not in sys.modules:
     spec = importlib.util.spec_from_file_location("krea_conftest", conftest)
     spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
-from flux_krea.nodes.providers._client import Patience  # noqa: E402
-from flux_krea.nodes.providers._contract import (  # noqa: E402
+from flux_krea.nodes.jobs.client import Patience  # noqa: E402
+from flux_krea.nodes.jobs.jobs import Jobs  # noqa: E402
+from flux_krea.nodes.providers.contract import (  # noqa: E402
     Accepted,
     Call,
     ContentRefused,
@@ -42,7 +43,6 @@ from flux_krea.nodes.providers._contract import (  # noqa: E402
     UnknownOutcome,
     Unsupported,
 )
-from flux_krea.nodes.providers._jobs import Jobs  # noqa: E402
 
 API = "https://api.fake.example"
 KEY = "test-key-fake-marked"

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from flux_krea.nodes.inference.attention_bias import (
+from flux_krea.nodes.sampling.attention_bias import (
     BiasedAttention,
     Span,
     attend_by_merge,

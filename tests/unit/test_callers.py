@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import requests
 from aiohttp import web
-from flux_krea.nodes.remote import callers
+from flux_krea.nodes.bridge import access
 
 HOME = "127.0.0.1"
 
@@ -18,7 +18,7 @@ def status(monkeypatch):
     """What a caller with these headers gets, who comes from the address that the server has."""
 
     def of(headers: dict, address: str = HOME, allowed: str = "") -> int:
-        monkeypatch.setenv(callers.REMOTE_KEYS, allowed)
+        monkeypatch.setenv(access.REMOTE_KEYS, allowed)
         with ThreadPoolExecutor(1) as thread:  # the browser tests leave a loop running in this one
             return thread.submit(asyncio.run, answer(headers, address)).result().status_code
 
@@ -42,8 +42,8 @@ async def answer(headers: dict, address: str) -> requests.Response:
 
 
 async def write(request: web.Request) -> web.Response:
-    callers.refuse_foreign_pages(request)
-    callers.refuse_other_machines(request)
+    access.refuse_foreign_pages(request)
+    access.refuse_other_machines(request)
     return web.json_response({})
 
 
@@ -92,7 +92,7 @@ OTHER_MACHINE = [
     {"Host": "192.168.1.5:{port}"},
     {"Host": "0.0.0.0:{port}"},
     {"Host": "["},
-    *({name: "203.0.113.9", "Host": "localhost:{port}"} for name in callers.OF_A_PROXY),
+    *({name: "203.0.113.9", "Host": "localhost:{port}"} for name in access.OF_A_PROXY),
 ]
 
 

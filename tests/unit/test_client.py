@@ -7,9 +7,10 @@ from email.utils import format_datetime
 
 import pytest
 from fake_provider import API, KEY, QUEUE, QUICK, FakeServer, bomb, png
-from flux_krea.nodes.providers import _client, _pictures
-from flux_krea.nodes.providers._client import Client, Gone, Patience
-from flux_krea.nodes.providers._contract import BadAnswer, Call, RequestRefused, Unavailable, UnknownOutcome, Upload
+from flux_krea.nodes.jobs import client as client_module
+from flux_krea.nodes.jobs import picture_files
+from flux_krea.nodes.jobs.client import Client, Gone, Patience
+from flux_krea.nodes.providers.contract import BadAnswer, Call, RequestRefused, Unavailable, UnknownOutcome, Upload
 
 PAID = Call("POST", f"{API}/jobs", json={"n": 1}, paid=True, timeout=0.5)
 
@@ -201,7 +202,7 @@ def test_a_cut_off_answer_to_the_paid_call_is_an_unknown_outcome(client, server)
 
 
 def test_an_endless_answer_to_the_paid_call_is_an_unknown_outcome(client, server, monkeypatch):
-    monkeypatch.setattr(_client, "MAX_ANSWER_BYTES", 2**20)
+    monkeypatch.setattr(client_module, "MAX_ANSWER_BYTES", 2**20)
     server.faults["submit"] = [endless]
     with pytest.raises(UnknownOutcome, match="larger than"):
         client.answer_to(PAID)
@@ -309,7 +310,7 @@ def test_a_passing_fault_of_a_download_is_not_noticed(client, server, tmp_path, 
     ],
 )
 def test_what_is_no_picture_is_refused_at_once(client, server, tmp_path, monkeypatch, fault, message):
-    monkeypatch.setattr(_pictures, "MAX_BYTES", 2**20)
+    monkeypatch.setattr(picture_files, "MAX_BYTES", 2**20)
     server.faults["picture"] = [fault] * 5
     with pytest.raises(BadAnswer, match=message) as refusal:
         client.download(PICTURE, tmp_path, "a")

@@ -4,7 +4,7 @@ import random
 
 import pytest
 from fake_provider import asked, jobs_in, png
-from flux_krea.nodes.providers._contract import UnknownOutcome
+from flux_krea.nodes.providers.contract import UnknownOutcome
 
 SEEDS = random.Random(7)
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 from flux_krea.nodes.providers import providers
-from flux_krea.nodes.providers._answers import own_url
-from flux_krea.nodes.providers._contract import IMAGE_TO_IMAGE, Accepted, Answer, GenerationRequest, ProviderError
+from flux_krea.nodes.providers.answers import own_url
+from flux_krea.nodes.providers.contract import IMAGE_TO_IMAGE, Accepted, Answer, GenerationRequest, ProviderError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -25,8 +25,8 @@ from exchange_script import (
     reply,
 )
 from flux_krea.nodes.providers import core_today, fal, lumenfall, one_min, providers, replicate
-from flux_krea.nodes.providers._answers import error_text, own_url, picture_urls
-from flux_krea.nodes.providers._contract import (
+from flux_krea.nodes.providers.answers import error_text, own_url, picture_urls
+from flux_krea.nodes.providers.contract import (
     BadAnswer,
     BalanceTooLow,
     Call,

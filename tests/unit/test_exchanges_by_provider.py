@@ -20,7 +20,7 @@ from exchange_script import (
     reply,
 )
 from flux_krea.nodes.providers import core_today, fal, lumenfall, one_min, replicate
-from flux_krea.nodes.providers._contract import (
+from flux_krea.nodes.providers.contract import (
     BadAnswer,
     BalanceTooLow,
     ContentRefused,

@@ -4,7 +4,7 @@ import json
 
 import miniature
 import pytest
-from flux_krea.nodes.inference.weights import WeightFileError, inspect
+from flux_krea.nodes.model_files.weights import WeightFileError, inspect
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from miniature import vae_layout

@@ -13,10 +13,37 @@ ROOT = Path(__file__).resolve().parents[2]
 PACK_FILES = sorted(
     path for path in [ROOT / "__init__.py", *(ROOT / "nodes").rglob("*.py")] if "__pycache__" not in path.parts
 )
-FORBIDDEN = {
-    "nodes/inference": ("comfy_api", "requests", "urllib", "http", "socket", "aiohttp", "nodes.providers"),
-    "nodes/providers": ("torch", "comfy", "comfy_api", "folder_paths", "server", "nodes.inference"),
+NETWORK = ("requests", "urllib3", "http.client", "urllib.request", "socket", "ssl", "httpx", "ftplib", "smtplib")
+COMFY = ("torch", "comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "server", "execution")
+INPUT_AND_OUTPUT = (
+    "os",
+    "io",
+    "pathlib",
+    "tempfile",
+    "sqlite3",
+    "threading",
+    "subprocess",
+    "asyncio",
+    "concurrent",
+    "time",
+)
+ROOMS = {  # room: the rooms it stands on
+    "providers": (),
+    "jobs": ("providers",),
+    "model_files": (),
+    "sampling": (),
+    "safety": (),
+    "bridge": ("jobs", "providers", "sampling", "safety", "model_files"),
 }
+FORBIDDEN = {
+    "providers": (*COMFY, *NETWORK, *INPUT_AND_OUTPUT, "aiohttp", "numpy"),
+    "jobs": (*COMFY, "aiohttp", "numpy"),
+    "model_files": ("comfy_api", "aiohttp"),
+    "sampling": ("comfy_api", "aiohttp"),
+    "safety": ("comfy_api", "aiohttp"),
+    "bridge": (),
+}
+SENDS = ROOT / "nodes" / "jobs" / "client.py"  # the one file that sends over the network
 
 
 def imported_names(path: Path) -> set[str]:
@@ -33,15 +60,37 @@ def imported_names(path: Path) -> set[str]:
     return names
 
 
+def belongs_to(name: str, packages) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
 @pytest.mark.parametrize("path", PACK_FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_point_one_way(path):
-    folder = next((folder for folder in FORBIDDEN if path.is_relative_to(ROOT / folder)), None)
     names = imported_names(path)
-    for forbidden in FORBIDDEN.get(folder, ()):
-        assert not {name for name in names if name == forbidden or name.startswith(forbidden + ".")}
-    if folder:  # a library never imports a node
-        nodes = {f"nodes.{file.stem}" for file in (ROOT / "nodes").glob("*.py") if file.stem != "__init__"}
-        assert not names & nodes
+    if path != SENDS:
+        assert not {name for name in names if belongs_to(name, NETWORK)}, "one file sends over the network"
+    room = path.parent.name
+    if room not in ROOMS:
+        return
+    below = {f"nodes.{other}" for other in (room, *ROOMS[room])}
+    assert not {name for name in names if name.startswith("nodes.") and not belongs_to(name, below)}
+    assert not {name for name in names if belongs_to(name, FORBIDDEN[room])}
+
+
+def test_every_folder_is_a_room_and_every_other_file_a_node():
+    folders = {path.name for path in (ROOT / "nodes").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders == set(ROOMS)
+    for path in (ROOT / "nodes").glob("*.py"):
+        assert path.name == "__init__.py" or re.search(r"^NODES = ", path.read_text(encoding="utf-8"), re.M), path
+
+
+def test_no_circle_of_imports():
+    files = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in PACK_FILES}
+    arrows = {name: imported_names(path) & files.keys() for name, path in files.items()}
+    while leaves := [name for name, below in arrows.items() if not below & arrows.keys()]:
+        for name in leaves:
+            del arrows[name]
+    assert not arrows, "these files import each other in a circle, or stand on one"
 
 
 def test_the_door_imports_nothing_before_it_is_called():

@@ -10,7 +10,9 @@ from pathlib import Path
 import fake_provider
 import pytest
 from fake_provider import KEY, PROVIDERS, QUEUE, asked, jobs_in, png
-from flux_krea.nodes.providers._contract import (
+from flux_krea.nodes.jobs.jobs import Jobs
+from flux_krea.nodes.jobs.split import is_for_ever
+from flux_krea.nodes.providers.contract import (
     BadAnswer,
     Cancelled,
     ContentRefused,
@@ -24,8 +26,6 @@ from flux_krea.nodes.providers._contract import (
     UnknownOutcome,
     Unsupported,
 )
-from flux_krea.nodes.providers._jobs import Jobs
-from flux_krea.nodes.providers._split import is_for_ever
 
 pytestmark = pytest.mark.usefixtures("quick")
 

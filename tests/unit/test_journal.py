@@ -5,9 +5,8 @@ import time
 from dataclasses import replace
 
 import pytest
-from flux_krea.nodes.providers import _journal
-from flux_krea.nodes.providers._contract import OverBudget
-from flux_krea.nodes.providers._journal import (
+from flux_krea.nodes.jobs import journal as journal_module
+from flux_krea.nodes.jobs.journal import (
     ACCEPTED,
     CANCELLED,
     DELIVERED,
@@ -19,6 +18,7 @@ from flux_krea.nodes.providers._journal import (
     Journal,
     Row,
 )
+from flux_krea.nodes.providers.contract import OverBudget
 
 
 @pytest.fixture
@@ -171,14 +171,14 @@ def test_a_foreign_database_is_set_aside_too(tmp_path):
 
 
 def test_old_rows_and_pictures_beyond_the_room_are_forgotten(journal, monkeypatch):
-    monkeypatch.setattr(_journal, "KEEP_PICTURE_BYTES", 25)
+    monkeypatch.setattr(journal_module, "KEEP_PICTURE_BYTES", 25)
     for name in "abc":
         [(row, _)] = journal.claim([order(name)], None)
         journal.save(replace(row, state=DONE, pictures=[f"{name}.png"], bytes=10, owner=None))
     assert journal.prune() == []  # nobody has collected them
     journal.set_collected("abc")
     assert journal.prune() == ["a.png"]
-    monkeypatch.setattr(_journal, "KEEP_SECONDS", -1.0)
+    monkeypatch.setattr(journal_module, "KEEP_SECONDS", -1.0)
     journal.claim([order("under way")], None)
     assert sorted(journal.prune()) == ["b.png", "c.png"]
     assert journal.newest("under way") is not None

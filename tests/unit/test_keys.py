@@ -3,9 +3,9 @@ import stat
 
 import pytest
 from fake_provider import KEY, PROVIDERS
-from flux_krea.nodes.providers._contract import KeyRefused, OverBudget
-from flux_krea.nodes.providers._keys import FROM_ENVIRONMENT, FROM_FILE, MISSING, Keys
-from flux_krea.nodes.providers._settings import max_cost_usd
+from flux_krea.nodes.jobs.environment import max_cost_usd
+from flux_krea.nodes.jobs.keys import FROM_ENVIRONMENT, FROM_FILE, MISSING, Keys
+from flux_krea.nodes.providers.contract import KeyRefused, OverBudget
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """When a job is asked after: few polls, and one of them soon after its end."""
 
 import pytest
-from flux_krea.nodes.providers import _pace
-from flux_krea.nodes.providers._pace import Pace
+from flux_krea.nodes.jobs import pace
+from flux_krea.nodes.jobs.pace import Pace
 
 
 @pytest.fixture
@@ -13,7 +13,7 @@ def clock(monkeypatch):
         def monotonic(self):
             return self.now
 
-    monkeypatch.setattr(_pace, "time", clock := Clock())
+    monkeypatch.setattr(pace, "time", clock := Clock())
     return clock
 
 
@@ -43,7 +43,7 @@ def test_a_job_of_another_length_costs_a_few_polls_more_and_no_longer_wait(clock
     polls_of(pace, clock, 4.3)
     polls = polls_of(pace, clock, seconds)
     assert polls[-1] - seconds <= 1.0
-    assert len(polls) <= seconds + 2 + 2 * _pace.CLOSE_LOOKS
+    assert len(polls) <= seconds + 2 + 2 * pace.CLOSE_LOOKS
 
 
 def test_kinds_do_not_mix(clock):

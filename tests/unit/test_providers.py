@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 
 import pytest
 from flux_krea.nodes.providers import core_today, fal, lumenfall, one_min, providers, replicate
-from flux_krea.nodes.providers._contract import (
+from flux_krea.nodes.providers.contract import (
     IMAGE_TO_IMAGE,
     REDUX,
     Change,
@@ -13,7 +13,7 @@ from flux_krea.nodes.providers._contract import (
     RequestRefused,
     Unsupported,
 )
-from flux_krea.nodes.providers._normalise import KREA_SIZES, nearest_ratio, snap
+from flux_krea.nodes.providers.payload import KREA_SIZES, nearest_ratio, snap
 
 
 def png(width=1024, height=768):

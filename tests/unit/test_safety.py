@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import tiny_detector
 import torch
-from flux_krea.nodes.inference import detector, safety, vit
-from flux_krea.nodes.inference.detector import DetectorRefused, Scored
-from flux_krea.nodes.inference.safety import SafetyError
+from flux_krea.nodes.safety import detector, judging, vit
+from flux_krea.nodes.safety.detector import DetectorRefused, Scored
+from flux_krea.nodes.safety.judging import SafetyError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -34,7 +34,7 @@ def tiny(folder) -> detector.Detector:
 
 
 def verdicts(tiny, images, threshold=0.5, provider=None, scan=detector.WHOLE, chunk=detector.CHUNK):
-    return safety.judge(images, tiny.score(images, scan, chunk), threshold, provider)
+    return judging.judge(images, tiny.score(images, scan, chunk), threshold, provider)
 
 
 def flags(*arguments, **options) -> list[bool]:
@@ -339,14 +339,14 @@ def test_weights_in_memory_do_not_follow_the_file(tmp_path):
 def test_an_image_passes_only_below_the_threshold():
     images = greys(DARK)
     for score, flagged in ((0.49, False), (0.5, True), (0.51, True), (math.nan, True), (math.inf, True)):
-        (verdict,) = safety.judge(images, [Scored(score, {"normal": 1 - score, "nsfw": score})], 0.5)
+        (verdict,) = judging.judge(images, [Scored(score, {"normal": 1 - score, "nsfw": score})], 0.5)
         assert verdict.flagged is flagged, score
 
 
 @pytest.mark.parametrize("threshold", [0.0, -1.0, 1.01, math.nan, math.inf])
 def test_a_threshold_outside_its_range_is_an_error(threshold):
     with pytest.raises(SafetyError, match="threshold"):
-        safety.judge(greys(DARK), [Scored(0.0, {})], threshold)
+        judging.judge(greys(DARK), [Scored(0.0, {})], threshold)
 
 
 @pytest.mark.parametrize("scan", detector.SCANS)
@@ -358,7 +358,7 @@ def test_weights_that_answer_with_nan_pass_nothing(tmp_path, scan):
     assert [(verdict.flagged, verdict.score, verdict.reasons) for verdict in judged] == [
         (True, None, ("score_not_a_number",))
     ] * 2
-    json.loads(safety.report(judged, safety.BLACK))
+    json.loads(judging.report(judged, judging.BLACK))
 
 
 def test_one_view_that_fails_is_not_outvoted(tiny):
@@ -374,8 +374,8 @@ def test_one_pixel_that_is_not_a_number_flags_its_image(tiny, value, channel):
     judged = verdicts(tiny, images)
     assert [verdict.flagged for verdict in judged] == [False, True, False]
     assert "non_finite_pixels" in judged[1].reasons
-    for action in (safety.BLACK, safety.BLUR):
-        assert torch.isfinite(safety.release(images, [False, True, False], action)).all()
+    for action in (judging.BLACK, judging.BLUR):
+        assert torch.isfinite(judging.release(images, [False, True, False], action)).all()
 
 
 def test_counts_that_differ_are_errors(tiny):
@@ -383,15 +383,15 @@ def test_counts_that_differ_are_errors(tiny):
     scored = tiny.score(images)
     for arguments in ((scored[:1], 0.5), (scored + scored, 0.5), (scored, 0.5, [False]), (scored, 0.5, [])):
         with pytest.raises(SafetyError, match="2 images, but"):
-            safety.judge(images, *arguments)
+            judging.judge(images, *arguments)
     with pytest.raises(SafetyError, match="1 flags"):
-        safety.release(images, [False], safety.BLACK)
+        judging.release(images, [False], judging.BLACK)
 
 
 @pytest.mark.parametrize("shape", [(0, 8, 8, 3), (1, 0, 8, 3), (8, 8, 3), (1, 8, 8, 1), (1, 3, 8, 8)])
 def test_what_is_not_a_batch_of_pictures_is_an_error(shape):
     with pytest.raises(SafetyError):
-        safety.check_images(torch.zeros(shape))
+        judging.check_images(torch.zeros(shape))
 
 
 def test_alpha_hides_nothing(tiny):
@@ -399,8 +399,8 @@ def test_alpha_hides_nothing(tiny):
     transparent[..., 3] = 0
     (verdict,) = verdicts(tiny, transparent)
     assert verdict.flagged
-    for action in (safety.BLACK, safety.BLUR):
-        assert (safety.release(transparent, [True], action)[..., 3] == 1).all()
+    for action in (judging.BLACK, judging.BLUR):
+        assert (judging.release(transparent, [True], action)[..., 3] == 1).all()
 
 
 # What a provider says
@@ -418,7 +418,7 @@ def test_a_provider_can_only_add_flags(tiny):
 
 def test_a_provider_report_is_read():
     text = json.dumps({"provider": "fal", "has_nsfw_concepts": [True, False, None]})
-    assert safety.provider_flags(text, 3) == [True, False, None]
+    assert judging.provider_flags(text, 3) == [True, False, None]
 
 
 @pytest.mark.parametrize(
@@ -433,7 +433,7 @@ def test_a_provider_report_is_read():
 )
 def test_a_provider_report_that_does_not_fit_is_an_error(text):
     with pytest.raises(SafetyError, match="provider_report"):
-        safety.provider_flags(text, 2)
+        judging.provider_flags(text, 2)
 
 
 # Redaction
@@ -441,7 +441,7 @@ def test_a_provider_report_that_does_not_fit_is_an_error(text):
 
 def test_black_is_black_and_the_others_are_left_alone():
     images = torch.rand(3, 9, 9, 3)
-    released = safety.release(images, [False, True, False], safety.BLACK)
+    released = judging.release(images, [False, True, False], judging.BLACK)
     assert not released[1].any()
     assert torch.equal(released[[0, 2]], images[[0, 2]])
 
@@ -449,7 +449,7 @@ def test_black_is_black_and_the_others_are_left_alone():
 @pytest.mark.parametrize("size", [(1024, 700), (97, 300), (40, 40)])
 def test_a_blurred_picture_has_at_most_twelve_cells_a_side(size):
     images = 0.4 + 0.2 * torch.rand(1, *size, 3, dtype=torch.float64)
-    blurred = safety.release(images, [True], safety.BLUR)
+    blurred = judging.release(images, [True], judging.BLUR)
     assert torch.linalg.matrix_rank(blurred[0, ..., 0], rtol=1e-9) <= min(12, max(size) // 8)
     assert blurred.shape == images.shape
 
@@ -457,29 +457,29 @@ def test_a_blurred_picture_has_at_most_twelve_cells_a_side(size):
 @given(side=st.integers(2, 15))
 @settings(max_examples=10, deadline=None)
 def test_a_thumbnail_is_blurred_to_one_colour(side):
-    blurred = safety.release(torch.rand(1, side, side, 3), [True], safety.BLUR)
+    blurred = judging.release(torch.rand(1, side, side, 3), [True], judging.BLUR)
     assert torch.allclose(blurred, blurred[:, :1, :1].expand_as(blurred), atol=1e-6)
 
 
 def test_drop_keeps_the_rest_and_nothing_when_nothing_is_left():
     images = torch.rand(3, 4, 4, 3)
-    assert torch.equal(safety.release(images, [True, False, True], safety.DROP), images[1:2])
-    assert safety.release(images, [True] * 3, safety.DROP) is None
+    assert torch.equal(judging.release(images, [True, False, True], judging.DROP), images[1:2])
+    assert judging.release(images, [True] * 3, judging.DROP) is None
 
 
 def test_block_releases_nothing_if_one_is_flagged():
-    assert safety.release(torch.rand(2, 4, 4, 3), [False, True], safety.BLOCK) is None
+    assert judging.release(torch.rand(2, 4, 4, 3), [False, True], judging.BLOCK) is None
 
 
 def test_error_names_the_flagged_images():
     with pytest.raises(SafetyError, match="flagged image 2, 3 of 3"):
-        safety.release(torch.rand(3, 4, 4, 3), [False, True, True], safety.ERROR)
+        judging.release(torch.rand(3, 4, 4, 3), [False, True, True], judging.ERROR)
 
 
 def test_an_action_nobody_knows_is_an_error():
     for flagged in (True, False):
         with pytest.raises(SafetyError, match="on_flagged"):
-            safety.release(torch.rand(1, 4, 4, 3), [flagged], "pass")
+            judging.release(torch.rand(1, 4, 4, 3), [flagged], "pass")
 
 
 def test_blank_is_only_a_remark(tiny):
@@ -491,7 +491,7 @@ def test_blank_is_only_a_remark(tiny):
 
 brightness = st.lists(st.integers(0, 255).map(lambda value: value / 255), min_size=1, max_size=6)
 thresholds = st.floats(0.01, 1.0)
-actions = st.sampled_from(safety.ACTIONS)
+actions = st.sampled_from(judging.ACTIONS)
 
 
 @given(values=brightness, data=st.data())
@@ -516,7 +516,7 @@ def test_the_chunk_size_changes_nothing(tiny, values, chunk, scan):
 def test_raising_the_threshold_never_flags_more(tiny, values, low, high):
     low, high = sorted((low, high))
     scored = tiny.score(images := greys(*values))
-    fewer, more = (safety.judge(images, scored, threshold) for threshold in (high, low))
+    fewer, more = (judging.judge(images, scored, threshold) for threshold in (high, low))
     assert all(loose.flagged <= strict.flagged for loose, strict in zip(fewer, more, strict=True))
 
 
@@ -526,11 +526,11 @@ def test_the_input_is_never_written_to_nor_handed_out(tiny, values, action, chan
     images = greys(*values, channels=channels)
     before = images.clone()
     flagged = flags(tiny, images, scan=scan)
-    if action == safety.ERROR and any(flagged):
+    if action == judging.ERROR and any(flagged):
         with pytest.raises(SafetyError):
-            safety.release(images, flagged, action)
+            judging.release(images, flagged, action)
     else:
-        released = safety.release(images, flagged, action)
+        released = judging.release(images, flagged, action)
         assert released is None or released.data_ptr() != images.data_ptr()
         if released is not None:
             released.zero_()
@@ -543,12 +543,12 @@ def test_the_counts_of_the_report_add_up(tiny, values, action, threshold, data):
     images = greys(*values)
     states = st.none() | st.lists(st.sampled_from([True, False, None]), min_size=len(values), max_size=len(values))
     judged = verdicts(tiny, images, threshold, data.draw(states))
-    report = json.loads(safety.report(judged, action, detector="tiny"))
+    report = json.loads(judging.report(judged, action, detector="tiny"))
     assert report["images"] == len(values) == report["flagged"] + report["passed"] == len(report["per_image"])
     assert report["flagged"] == sum(report["has_nsfw_concepts"])
     assert all(image["flagged"] == bool(image["reasons"]) for image in report["per_image"])
-    if action != safety.ERROR:
-        released = safety.release(images, report["has_nsfw_concepts"], action)
+    if action != judging.ERROR:
+        released = judging.release(images, report["has_nsfw_concepts"], action)
         assert len(report["returned"]) == (0 if released is None else len(released))
 
 
@@ -557,7 +557,7 @@ def test_the_counts_of_the_report_add_up(tiny, values, action, threshold, data):
 def test_no_flagged_pixel_leaves_unless_it_was_asked_for(tiny, values, threshold):
     images = greys(*values) + 0.05 * torch.rand(len(values), 24, 24, 3)
     flagged = flags(tiny, images, threshold)
-    for action in (safety.BLACK, safety.BLUR, safety.DROP, safety.BLOCK):
-        released = safety.release(images, flagged, action)
+    for action in (judging.BLACK, judging.BLUR, judging.DROP, judging.BLOCK):
+        released = judging.release(images, flagged, action)
         for index in [index for index, flag in enumerate(flagged) if flag]:
             assert released is None or not any(torch.equal(image, images[index]) for image in released)

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from flux_krea.nodes.inference import schedule
+from flux_krea.nodes.sampling import schedule
 
 
 def reference_schedule(steps: int, width: int, height: int) -> list[float]:

@@ -1,7 +1,7 @@
 import math
 
 import pytest
-from flux_krea.nodes.remote import sizes
+from flux_krea.nodes.bridge import sizes
 
 USUAL = {"preset": "aspect ratio", "aspect_ratio": "1:1", "megapixels": 1.0, "width": 640, "height": 480}
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import miniature
 import pytest
-from flux_krea.nodes.inference import weights
-from flux_krea.nodes.inference.weights import WeightFileError, encoder_options, inspect, require, sort_encoders
+from flux_krea.nodes.model_files import weights
+from flux_krea.nodes.model_files.weights import WeightFileError, encoder_options, inspect, require, sort_encoders
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from miniature import clip_l_layout, clip_vision_layout, flux_layout, redux_layout, t5_layout, vae_layout

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from ..providers import providers
-from ..providers._contract import GenerationRequest, ProviderError
+from ..providers.contract import GenerationRequest, ProviderError
 
 FROM_RATIO, EXACT = "aspect ratio", "exact size"
 RATIOS = ("1:1", "5:4", "4:3", "3:2", "16:9", "21:9", "4:5", "3:4", "2:3", "9:16", "9:21")

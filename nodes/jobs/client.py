@@ -21,8 +21,8 @@ from urllib.parse import urljoin, urlsplit
 import requests
 from urllib3.exceptions import HTTPError
 
-from . import _pictures, _settings
-from ._contract import Answer, BadAnswer, Call, Picture, Provider, RequestRefused, Unavailable, UnknownOutcome
+from ..providers.contract import Answer, BadAnswer, Call, Picture, Provider, RequestRefused, Unavailable, UnknownOutcome
+from . import environment, picture_files
 
 MAX_ANSWER_BYTES = 32 * 2**20  # of JSON, which may hold pictures as text
 PIECE = 64 * 2**10
@@ -51,7 +51,7 @@ class Patience:
     @classmethod
     def of_operator(cls) -> Patience:
         """The pack's own, cut to what the server's environment allows."""
-        longest = _settings.patience_seconds()
+        longest = environment.patience_seconds()
         if longest is None:
             return cls()
         pauses = {"between_polls", "first_pause", "longest_pause"}
@@ -115,7 +115,7 @@ class Client:
     ):
         self._provider = provider
         self._key = key
-        self._base = _settings.base_url(provider_id)
+        self._base = environment.base_url(provider_id)
         self._pause = pause
         self._sending = sending
         self._patience = patience or Patience()
@@ -156,8 +156,8 @@ class Client:
         """
         if url.startswith("data:"):
             try:
-                return _pictures.store([_pictures.data_url_bytes(url)], folder, stem)
-            except _pictures.Incomplete as error:
+                return picture_files.store([picture_files.data_url_bytes(url)], folder, stem)
+            except picture_files.Incomplete as error:
                 raise BadAnswer(f"The provider's picture is damaged: {error}.", paid=True) from None
         backoff = _Backoff(self._patience)
         while True:
@@ -168,7 +168,7 @@ class Client:
                 fault, limit = error, self._patience.gone
             except Unavailable as error:
                 fault, asked = error, error.retry_after or 0.0
-            except (_Failed, _pictures.Incomplete) as error:
+            except (_Failed, picture_files.Incomplete) as error:
                 fault = self._unavailable(url, error)
                 fault.paid = True
             pause = backoff.next(limit, asked)
@@ -234,7 +234,7 @@ class Client:
                 )
             length = response.headers.get("Content-Length", "")
             expected = int(length) if length.isdecimal() and not response.headers.get("Content-Encoding") else None
-            return _pictures.store(_pieces(response, deadline), folder, stem, expected)
+            return picture_files.store(_pieces(response, deadline), folder, stem, expected)
 
     def _open_picture(self, url: str) -> requests.Response:
         """Without the key; some providers want it on their own hosts, and get it when they say so."""

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
-from ._contract import BadAnswer, Picture
+from ..providers.contract import BadAnswer, Picture
 
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 64 * 2**20

@@ -8,8 +8,8 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import replace
 
-from ._contract import Cancelled, GenerationResult, Progress, ProviderError
-from ._part import Part
+from ..providers.contract import Cancelled, GenerationResult, Progress, ProviderError
+from .paid_call import Part
 
 
 class Handle:

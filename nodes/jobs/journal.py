@@ -27,8 +27,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from . import _locks
-from ._contract import OverBudget
+from ..providers.contract import OverBudget
+from . import process_locks
 
 T = TypeVar("T")
 logger = logging.getLogger("flux_krea")
@@ -90,7 +90,7 @@ class Journal:
         self._path = self._folder / "journal.sqlite3"
         self._lock = threading.Lock()
         self._db: sqlite3.Connection | None = None
-        self._owner: _locks.Owner | None = None
+        self._owner: process_locks.Owner | None = None
         self._inode = 0
 
     def claim(self, fresh: Iterable[Row], limit: float | None, reuse: bool = True) -> list[tuple[Row, bool]]:
@@ -230,9 +230,9 @@ class Journal:
                 db.execute("UPDATE jobs SET state = ? WHERE owner = ? AND state = ?", (UNKNOWN, owner, SENDING))
                 db.execute("UPDATE jobs SET owner = NULL WHERE owner = ?", (owner,))
 
-    def _me(self) -> _locks.Owner:
+    def _me(self) -> process_locks.Owner:
         if self._owner is None:
-            self._owner = _locks.Owner(self._folder)
+            self._owner = process_locks.Owner(self._folder)
         return self._owner
 
     def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -290,7 +290,7 @@ class Journal:
         if self._db:
             self._db.close()
             self._db = None
-        with _locks.exclusive(self._folder / "journal.lock"):
+        with process_locks.exclusive(self._folder / "journal.lock"):
             if self._is_sound():
                 return
             aside = self._folder / f"journal.corrupt-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}.sqlite3"

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
-from . import _pictures
-from ._client import Client, Gone
-from ._contract import Delivery, Picture
-from ._journal import Row
+from ..providers.contract import Delivery, Picture
+from . import picture_files
+from .client import Client, Gone
+from .journal import Row
 
 ON_DISK = "stored:"  # stands in the journal for a picture that came as text
 
@@ -24,7 +24,7 @@ def delivery_of(row: Row) -> Delivery:
 
 def on_disk(row: Row, folder: Path) -> tuple[Picture, ...] | None:
     """All of a finished row's pictures, None when one is missing or damaged."""
-    found = [_pictures.stored(folder, _stem(row, index)) for index in range(len(row.pictures))]
+    found = [picture_files.stored(folder, _stem(row, index)) for index in range(len(row.pictures))]
     return tuple(filter(None, found)) if found and all(found) else None
 
 
@@ -45,7 +45,7 @@ def fetch(urls: Sequence[str], row: Row, folder: Path, new_client: Callable[[], 
     def one(index: int) -> None:
         client = new_client()
         try:
-            picture = _pictures.stored(folder, _stem(row, index))
+            picture = picture_files.stored(folder, _stem(row, index))
             if picture is None and urls[index] == ON_DISK:
                 raise Gone("The picture was deleted from the disk.", paid=True)
             futures[index].set_result(picture or client.download(urls[index], folder, _stem(row, index)))

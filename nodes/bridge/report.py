@@ -7,7 +7,7 @@ import json
 import torch
 
 from ..providers import providers
-from ..providers._contract import GenerationResult
+from ..providers.contract import GenerationResult
 
 
 def flags_of(result: GenerationResult, images: torch.Tensor) -> list[bool | None]:

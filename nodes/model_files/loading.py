@@ -15,7 +15,7 @@ import folder_paths
 import nodes as comfy_nodes
 
 from . import weights
-from .model_files import ModelFile
+from .installed_files import ModelFile
 
 _alive: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
 

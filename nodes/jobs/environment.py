@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 
-from ._contract import OverBudget
+from ..providers.contract import OverBudget
 
 MAX_COST = "FLUX_KREA_MAX_COST_USD"
 BASE_URL = "FLUX_KREA_BASE_URL_"

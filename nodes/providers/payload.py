@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ._contract import (
+from .contract import (
     IMAGE_TO_IMAGE,
     REDUX,
     TEXT_TO_IMAGE,

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from ..providers import _settings
+from ..jobs import environment
 
 REMOTE_KEYS = "FLUX_KREA_ALLOW_REMOTE_KEYS"  # the operator's word that keys may be set from other machines
 OF_A_PROXY = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")
@@ -29,7 +29,7 @@ def refuse_other_machines(request: web.Request) -> None:
 
     Behind a proxy both are the proxy's own, and so say nothing.
     """
-    if _settings.variable(REMOTE_KEYS) == "1":
+    if environment.variable(REMOTE_KEYS) == "1":
         return
     is_proxied = any(name in request.headers for name in OF_A_PROXY)
     if is_proxied or not (is_loopback(host_name(request)) and is_loopback(request.remote or "")):

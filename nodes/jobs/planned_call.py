@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ._client import Patience
-from ._contract import Delivery, Estimate, GenerationRequest, Picture, Plan, Provider
-from ._journal import Journal, Row
-from ._keys import Keys
-from ._pace import Pace
+from ..providers.contract import Delivery, Estimate, GenerationRequest, Picture, Plan, Provider
+from .client import Patience
+from .journal import Journal, Row
+from .keys import Keys
+from .pace import Pace
 
 
 @dataclass(frozen=True)

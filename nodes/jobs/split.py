@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from ._contract import (
+from ..providers.contract import (
     Change,
     ContentRefused,
     Estimate,
@@ -15,7 +15,7 @@ from ._contract import (
     ProviderError,
     Unavailable,
 )
-from ._order import Order, Outcome
+from .planned_call import Order, Outcome
 
 
 def split(request: GenerationRequest, most: int) -> list[GenerationRequest]:

@@ -11,8 +11,8 @@ from comfy_api.latest import io
 from PIL import features
 
 from ..providers import providers
-from ..providers._contract import AUTO, IMAGE_TO_IMAGE, REDUX, TEXT_TO_IMAGE, GenerationRequest, RequestRefused
-from . import pictures
+from ..providers.contract import AUTO, IMAGE_TO_IMAGE, REDUX, TEXT_TO_IMAGE, GenerationRequest, RequestRefused
+from . import tensors
 
 IMAGE_USES = {"image to image": IMAGE_TO_IMAGE, "redux": REDUX}
 ACCELERATIONS = ("none", "regular", "high")
@@ -140,7 +140,7 @@ def request_of(
     return GenerationRequest(
         prompt=prompt,
         mode=IMAGE_USES[image_use] if image is not None else TEXT_TO_IMAGE,
-        image=None if image is None else pictures.to_png(image),
+        image=None if image is None else tensors.to_png(image),
         strength=strength,
         width=width,
         height=height,

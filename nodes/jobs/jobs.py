@@ -20,10 +20,8 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from . import _downloads, _settings
-from . import providers as all_providers
-from ._client import Client, Patience
-from ._contract import (
+from ..providers import providers as all_providers
+from ..providers.contract import (
     AUTO,
     BalanceTooLow,
     Estimate,
@@ -41,12 +39,14 @@ from ._contract import (
     Unavailable,
     Unsupported,
 )
-from ._handle import Handle
-from ._journal import Journal, Row
-from ._keys import Keys
-from ._order import Desk, Order
-from ._part import Part
-from ._split import joined, split, total
+from . import downloads, environment
+from .client import Client, Patience
+from .handle import Handle
+from .journal import Journal, Row
+from .keys import Keys
+from .paid_call import Part
+from .planned_call import Desk, Order
+from .split import joined, split, total
 
 THREADS = 32  # jobs that are sent or waited for at the same time
 # `auto` never takes to another provider what one refused for its content.
@@ -163,7 +163,7 @@ class Jobs:
     def picture(self, row_id: str, index: int) -> Picture | None:
         """One picture of a finished job."""
         row = self._journal.row(row_id)
-        pictures = _downloads.on_disk(row, self._desk.pictures) if row else None
+        pictures = downloads.on_disk(row, self._desk.pictures) if row else None
         return pictures[index] if pictures and 0 <= index < len(pictures) else None
 
     def test_key(self, provider_id: str) -> None:
@@ -355,7 +355,7 @@ def _ticket(orders: Sequence[Order]) -> str:
 def _limit(max_cost_usd: float | None) -> float | None:
     if max_cost_usd is not None and not max_cost_usd >= 0:  # also NaN
         raise OverBudget(f"max_cost_usd is {max_cost_usd}, not an amount in US dollars.")
-    limits = [limit for limit in (max_cost_usd, _settings.max_cost_usd()) if limit is not None]
+    limits = [limit for limit in (max_cost_usd, environment.max_cost_usd()) if limit is not None]
     return min(limits, default=None)
 
 

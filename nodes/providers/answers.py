@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from ._contract import (
+from .contract import (
     Answer,
     BadAnswer,
     BalanceTooLow,

@@ -7,11 +7,11 @@ from dataclasses import asdict, replace
 from aiohttp import web
 from server import PromptServer
 
-from ..inference import detector, installed
 from ..providers import providers
-from ..providers._contract import ProviderError
-from . import desk, inputs, pictures, sizes
-from .callers import refuse_foreign_pages, refuse_other_machines
+from ..providers.contract import ProviderError
+from ..safety import detector, installed_detectors
+from . import execution, inputs, sizes, tensors
+from .access import refuse_foreign_pages, refuse_other_machines
 
 
 def register() -> None:
@@ -56,14 +56,14 @@ async def provider_tables(request: web.Request) -> web.Response:
 
 async def key_states(request: web.Request) -> web.Response:
     """Where each key comes from: environment, file or missing."""
-    keys = desk.jobs().keys
+    keys = execution.jobs().keys
     return web.json_response({name: keys.state(name) for name in providers()})
 
 
 async def waiting_jobs(request: web.Request) -> web.Response:
     """Jobs that were paid, or perhaps paid, and that no graph has got; the newest first."""
-    rows = await desk.in_thread(desk.jobs().pending)
-    return web.json_response([described(row) for row in reversed(rows) if not desk.is_in_hand(row)])
+    rows = await execution.in_thread(execution.jobs().pending)
+    return web.json_response([described(row) for row in reversed(rows) if not execution.is_in_hand(row)])
 
 
 def described(row) -> dict:
@@ -82,22 +82,22 @@ def described(row) -> dict:
 async def waiting_picture(request: web.Request) -> web.Response:
     """A small copy of a picture in the list, drawn anew: nothing of the provider's file but its pixels."""
     job, index = request.match_info["job"], int(request.match_info["index"])
-    picture = await desk.in_thread(desk.jobs().picture, job, index)
+    picture = await execution.in_thread(execution.jobs().picture, job, index)
     if picture is None:
         raise web.HTTPNotFound(text="There is no such picture.")
-    content = await desk.in_thread(pictures.thumbnail, picture)
+    content = await execution.in_thread(tensors.thumbnail, picture)
     return web.Response(body=content, content_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
 
 
 async def detector_states(request: web.Request) -> web.Response:
     """Each detector that Krea Safety Check offers: null, or the sentence with which it would refuse."""
-    names = installed.names() or [detector.DEFAULT]
-    return web.json_response({name: await desk.in_thread(detector_trouble, name) for name in names})
+    names = installed_detectors.names() or [detector.DEFAULT]
+    return web.json_response({name: await execution.in_thread(detector_trouble, name) for name in names})
 
 
 def detector_trouble(name: str) -> str | None:
     try:
-        installed.inspect(name)
+        installed_detectors.inspect(name)
     except ValueError as problem:
         return str(problem)
     return None
@@ -110,20 +110,20 @@ async def set_key(body: dict) -> dict:
     name, key = known_provider(body), body.get("key")
     if not isinstance(key, str):
         raise web.HTTPBadRequest(text="key must be a text.")
-    await desk.in_thread(desk.jobs().keys.set, name, key)
-    return {"state": desk.jobs().keys.state(name)}
+    await execution.in_thread(execution.jobs().keys.set, name, key)
+    return {"state": execution.jobs().keys.state(name)}
 
 
 async def remove_key(body: dict) -> dict:
     name = known_provider(body)
-    await desk.in_thread(desk.jobs().keys.remove, name)
-    return {"state": desk.jobs().keys.state(name)}
+    await execution.in_thread(execution.jobs().keys.remove, name)
+    return {"state": execution.jobs().keys.state(name)}
 
 
 async def test_key(body: dict) -> dict:
     """Asks the provider, for nothing, in a thread: a slow provider must not hold up ComfyUI."""
     name = known_provider(body)
-    await desk.in_thread(desk.jobs().test_key, name)
+    await execution.in_thread(execution.jobs().test_key, name)
     return {"works": True}
 
 
@@ -132,7 +132,7 @@ async def put_aside(body: dict) -> dict:
     job = body.get("id")
     if not isinstance(job, str):
         raise web.HTTPBadRequest(text="id must be the text that the list gives.")
-    return {"put_aside": await desk.in_thread(desk.jobs().put_aside, job)}
+    return {"put_aside": await execution.in_thread(execution.jobs().put_aside, job)}
 
 
 async def estimate(body: dict) -> dict:
@@ -142,11 +142,11 @@ async def estimate(body: dict) -> dict:
         raise web.HTTPBadRequest(text="values must be an object with the node's widgets.")
     try:
         request = inputs.request_of(**values, image=inputs.BLANK_IMAGE if has_image else None)
-        return await desk.in_thread(priced, name, request)
+        return await execution.in_thread(priced, name, request)
     except (TypeError, ValueError) as problem:
         raise web.HTTPBadRequest(text=f"The values are not those of API Krea: {problem}") from None
     except ProviderError as refusal:
-        return {"refused": desk.jobs().keys.redacted(str(refusal))}
+        return {"refused": execution.jobs().keys.redacted(str(refusal))}
 
 
 async def size(body: dict) -> dict:
@@ -158,7 +158,7 @@ async def size(body: dict) -> dict:
 
 
 def priced(name: str, request) -> dict:
-    jobs = desk.jobs()
+    jobs = execution.jobs()
     chosen = jobs.choose(request)[0] if name == inputs.AUTO else name
     known = jobs.estimate(chosen, request)
     provider = providers()[chosen]
@@ -201,6 +201,6 @@ def guarded(action, local_only: bool = True):
         try:
             return web.json_response(await action(body))
         except ProviderError as problem:
-            return web.json_response({"error": desk.jobs().keys.redacted(str(problem))}, status=422)
+            return web.json_response({"error": execution.jobs().keys.redacted(str(problem))}, status=422)
 
     return handler

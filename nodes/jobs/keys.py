@@ -13,8 +13,8 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from . import _settings
-from ._contract import KeyRefused, Provider
+from ..providers.contract import KeyRefused, Provider
+from . import environment
 
 FROM_ENVIRONMENT, FROM_FILE, MISSING = "environment", "file", "missing"
 
@@ -76,7 +76,7 @@ class Keys:
 
     def _environment(self, provider_id: str) -> str:
         provider = self._providers.get(provider_id)
-        return _clean(_settings.variable(provider.key_variable)) if provider else ""
+        return _clean(environment.variable(provider.key_variable)) if provider else ""
 
     def _stored(self) -> dict[str, str]:
         """An unreadable file counts as empty: the node then says that the key is missing and where to set it."""

@@ -9,7 +9,7 @@ import numpy
 import torch
 from PIL import Image, ImageOps
 
-from ..providers._contract import Picture, RequestRefused
+from ..providers.contract import Picture, RequestRefused
 
 THUMBNAIL = 320  # pixels
 

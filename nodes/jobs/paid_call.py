@@ -18,10 +18,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from . import _downloads
-from ._answers import is_about_content
-from ._client import Client, Gone
-from ._contract import (
+from ..providers.answers import is_about_content
+from ..providers.contract import (
     Accepted,
     Answer,
     BadAnswer,
@@ -38,8 +36,10 @@ from ._contract import (
     Unavailable,
     UnknownOutcome,
 )
-from ._journal import ACCEPTED, CANCELLED, DELIVERED, DONE, FAILED, RESERVED, SENDING, SPENT, UNKNOWN, Row
-from ._order import Desk, Order, Outcome
+from . import downloads
+from .client import Client, Gone
+from .journal import ACCEPTED, CANCELLED, DELIVERED, DONE, FAILED, RESERVED, SENDING, SPENT, UNKNOWN, Row
+from .planned_call import Desk, Order, Outcome
 
 logger = logging.getLogger("flux_krea")
 
@@ -123,8 +123,8 @@ class Part:
         self._row = row
         while not is_mine:
             if row.state == DONE:
-                if pictures := _downloads.on_disk(row, self._desk.pictures):
-                    return Outcome(row, _downloads.delivery_of(row), pictures, was_paid_before=True)
+                if pictures := downloads.on_disk(row, self._desk.pictures):
+                    return Outcome(row, downloads.delivery_of(row), pictures, was_paid_before=True)
                 row, is_mine = self._desk.journal.reopen(row)
             else:
                 self._show(Progress("the same picture is under way already"))
@@ -133,11 +133,11 @@ class Part:
         self._row = row
         was_paid_before = row.state != RESERVED
         began = time.monotonic()
-        delivery = _downloads.delivery_of(row) if row.state == DELIVERED else self._generate()
+        delivery = downloads.delivery_of(row) if row.state == DELIVERED else self._generate()
         generated = time.monotonic()
         pictures = self._collect(delivery)
         seconds = {"generate": generated - began, "download": time.monotonic() - generated}
-        return Outcome(self._row, _downloads.delivery_of(self._row), pictures, was_paid_before, seconds)
+        return Outcome(self._row, downloads.delivery_of(self._row), pictures, was_paid_before, seconds)
 
     def _generate(self) -> Delivery:
         """From wherever the row stands to the delivery. Raises ProviderError; the row says what a next run can do."""
@@ -206,7 +206,7 @@ class Part:
         """Pictures that came as text go to disk before anything else: their only copy is in memory."""
         if not delivery.pictures:
             raise GenerationFailed(f"{self._provider.label} finished without a picture.", paid=True)
-        urls = _downloads.store_texts(delivery.pictures, self._row, self._desk.pictures, self._connection())
+        urls = downloads.store_texts(delivery.pictures, self._row, self._desk.pictures, self._connection())
         flags = (*delivery.flags, *[None] * len(urls))[: len(urls)]
         notes = tuple(self._desk.keys.redacted(note) for note in delivery.notes)
         delivery = replace(delivery, pictures=urls, flags=flags, notes=notes)
@@ -229,7 +229,7 @@ class Part:
         return pictures
 
     def _download(self, delivery: Delivery) -> tuple[Picture, ...]:
-        return _downloads.fetch(delivery.pictures, self._row, self._desk.pictures, self._new_client)
+        return downloads.fetch(delivery.pictures, self._row, self._desk.pictures, self._new_client)
 
     def _find_lost(self, fault: ProviderError) -> None:
         """The provider's own list tells whether the lost call was accepted. Raises UnknownOutcome when it does not."""

@@ -18,11 +18,11 @@ from comfy_api.latest import ComfyAPI
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
-from ..providers._contract import Cancelled
+from ..providers.contract import Cancelled
 
 if TYPE_CHECKING:
-    from ..providers._jobs import Handle, Jobs
-    from ..providers._journal import Row
+    from ..jobs.jobs import Handle, Jobs
+    from ..jobs.journal import Row
 
 T = TypeVar("T")
 
@@ -50,7 +50,7 @@ def jobs() -> Jobs:
 
 @cache
 def _jobs() -> Jobs:
-    from ..providers._jobs import Jobs  # it brings requests and sqlite3, which nobody needs before
+    from ..jobs.jobs import Jobs  # it brings requests and sqlite3, which nobody needs before
 
     folder = private_folder()
     return Jobs(folder, folder / "pictures")

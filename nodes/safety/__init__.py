@@ -1,0 +1,1 @@
+"""The detector of unsafe pictures, and the verdict on each."""
