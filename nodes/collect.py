@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .api import FluxKreaAPI, delivered
-from .bridge import execution
+from .bridge import delivery, execution
 from .providers.contract import RequestRefused
 
 
@@ -20,21 +19,25 @@ class FluxKreaCollect(io.ComfyNode):
             inputs=[
                 io.String.Input("ticket", default="", tooltip="Wire it, or paste what API Krea Submit showed."),
             ],
-            outputs=FluxKreaAPI.define_schema().outputs,
+            outputs=delivery.output_sockets(),
         )
 
     @classmethod
     async def execute(cls, ticket):
         if not ticket.strip():
             raise RequestRefused(f"ticket is empty. {waiting()}")
-        return await delivered(execution.jobs().collect(ticket.strip()))
+        return await delivery.outputs(execution.jobs().collect(ticket.strip()))
 
 
 def waiting() -> str:
-    rows = execution.jobs().pending()
-    if not rows:
+    records = execution.jobs().pending()
+    if not records:
         return "No job waits to be collected."
-    return "Waiting: " + "; ".join(f"{row.provider}/{row.hash} ({row.request['prompt'][:40]})" for row in rows)
+    return "Waiting: " + "; ".join(map(in_short, records))
+
+
+def in_short(record) -> str:
+    return f"{record.provider}/{record.hash} ({record.request.get('prompt', '')[:40]})"
 
 
 NODES = [FluxKreaCollect]

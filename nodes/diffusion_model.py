@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from .bridge.choices import check_choice
 from .model_files import installed_files, loading
 
 WEIGHT_DTYPES = ("default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2")  # as in core's Load Diffusion Model
@@ -30,8 +31,7 @@ def weight_dtype_input() -> io.Combo.Input:
 
 def find_model(unet_name: str, weight_dtype: str) -> installed_files.ModelFile:
     model = installed_files.find("diffusion_models", unet_name, "diffusion_model")
-    if weight_dtype not in WEIGHT_DTYPES:
-        raise ValueError(f"weight_dtype is {weight_dtype!r}; it can be {', '.join(WEIGHT_DTYPES)}.")
+    check_choice("weight_dtype", weight_dtype, WEIGHT_DTYPES)
     installed_files.check_precision(model.weights, weight_dtype)
     return model
 

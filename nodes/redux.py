@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from .bridge.choices import check_choice
 from .sampling import redux
 
 
@@ -79,12 +80,6 @@ class FluxKreaRedux(io.ComfyNode):
             return io.NodeOutput(conditioning)
         tokens = redux.reference_tokens(style_model, clip_vision, image, crop=crop, mask=mask, detail=detail)
         return io.NodeOutput(redux.apply(conditioning, tokens, strength, strength_type, result_mask))
-
-
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """ComfyUI 0.3.75 does not check a V3 combo's value, and a wired one is never checked."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
 
 
 NODES = [FluxKreaRedux]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
+from .bridge.choices import check_choice
 from .safety import detector, installed_detectors, judging
+from .safety.detector import SCANS
 
 UNSCORED = 1.0  # the score of an image that has none, so that a comparison downstream stops it too
 
@@ -49,7 +51,7 @@ class FluxKreaSafetyCheck(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "scan",
-                    options=list(detector.SCANS),
+                    options=list(SCANS),
                     default=detector.WHOLE,
                     tooltip="whole + tiles also looks at four overlapping parts: finds smaller things, takes five "
                     "times as long, flags more harmless images.",
@@ -106,7 +108,9 @@ class FluxKreaSafetyCheck(io.ComfyNode):
 
     @classmethod
     def execute(cls, image, detector, threshold, on_flagged, scan, device, provider_report=None):
-        check_choices(on_flagged=on_flagged, scan=scan, device=device)
+        check_choice("on_flagged", on_flagged, judging.ACTIONS, judging.SafetyError)
+        check_choice("scan", scan, SCANS, judging.SafetyError)
+        check_choice("device", device, installed_detectors.DEVICES, judging.SafetyError)
         judging.check_images(image)
         provider = None if provider_report is None else judging.provider_flags(provider_report, len(image))
         checker, where = installed_detectors.ready(detector, device)
@@ -129,14 +133,6 @@ class FluxKreaSafetyCheck(io.ComfyNode):
                 f"Krea Safety Check: {sum(flagged)} of {len(flagged)} images flagged, none passed"
             )
         return io.NodeOutput(released, any(flagged), flagged, scores, report, ui=ui)
-
-
-def check_choices(**choices: str) -> None:
-    """ComfyUI 0.3.75 does not check a V3 combo's value, and a wired one is never checked."""
-    allowed = {"on_flagged": judging.ACTIONS, "scan": detector.SCANS, "device": installed_detectors.DEVICES}
-    for name, value in choices.items():
-        if value not in allowed[name]:
-            raise judging.SafetyError(f"{name} must be one of {', '.join(allowed[name])}, got {value!r}.")
 
 
 NODES = [FluxKreaSafetyCheck]

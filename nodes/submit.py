@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .api import purse_of
-from .bridge import execution, inputs
+from .bridge import inputs
 
 
 class FluxKreaSubmit(io.ComfyNode):
@@ -19,7 +18,6 @@ class FluxKreaSubmit(io.ComfyNode):
             "workflow, also after a restart.",
             inputs=inputs.generation_inputs(),
             outputs=[io.String.Output(display_name="ticket", tooltip="For API Krea Collect. It is no secret.")],
-            hidden=[io.Hidden.prompt],
             is_output_node=True,
             not_idempotent=True,
         )
@@ -30,13 +28,7 @@ class FluxKreaSubmit(io.ComfyNode):
 
     @classmethod
     def execute(cls, provider, max_cost_usd, reuse, **values):
-        handle = execution.jobs().start(
-            provider,
-            inputs.request_of(**values),
-            max_cost_usd=inputs.limit_of(max_cost_usd),
-            purse=purse_of(cls.hidden.prompt, values["seed"]),
-            reuse=reuse,
-        )
+        handle = inputs.start(provider, max_cost_usd, reuse, values, keeps_drawn_seed=False)
         return io.NodeOutput(handle.ticket, ui={"text": (handle.ticket,)})
 
 

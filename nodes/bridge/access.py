@@ -1,4 +1,4 @@
-"""Who may write: a page that this server served, and for keys a browser on this very machine."""
+"""Who may ask: a page that this server served, and for keys, money and paid pictures a browser on this very machine."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def refuse_other_machines(request: web.Request) -> None:
     is_proxied = any(name in request.headers for name in OF_A_PROXY)
     if is_proxied or not (is_loopback(host_name(request)) and is_loopback(request.remote or "")):
         raise web.HTTPForbidden(
-            text=f"Keys are set on the machine that runs ComfyUI, at http://127.0.0.1, or in its environment. "
-            f"{REMOTE_KEYS}=1 in the server's environment allows it from here."
+            text=f"Keys, limits and paid pictures are seen and set on the machine that runs ComfyUI, at http://127.0.0.1, "
+            f"or in its environment. {REMOTE_KEYS}=1 in the server's environment allows it from here."
         )
 
 

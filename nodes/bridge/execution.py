@@ -21,8 +21,8 @@ from server import PromptServer
 from ..providers.contract import Cancelled
 
 if TYPE_CHECKING:
+    from ..jobs.job_record import JobRecord
     from ..jobs.jobs import Handle, Jobs
-    from ..jobs.journal import Row
 
 T = TypeVar("T")
 
@@ -124,45 +124,45 @@ def cancel_if_interrupted(handle: Handle, prompt_id: str) -> None:
         time.sleep(LOOK / 2)
 
 
-_handed_over: dict[str, set[str]] = defaultdict(set)  # prompt id → the tickets whose pictures its graph has got
-_settling = threading.Lock()
+_received: dict[str, set[str]] = defaultdict(set)  # prompt id → the tickets whose pictures its graph has got
+_recording = threading.Lock()
 
 
-def hand_over(ticket: str) -> None:
+def mark_received(ticket: str) -> None:
     """The graph that is executing has got these pictures; they count as collected when it has ended well.
 
     If it fails later, or ComfyUI is killed, they go on waiting in the list, and for the next run.
     """
     prompt_id = get_executing_context().prompt_id
-    is_first = prompt_id not in _handed_over
-    _handed_over[prompt_id].add(ticket)
+    is_first = prompt_id not in _received
+    _received[prompt_id].add(ticket)
     if is_first:
-        threading.Thread(target=settle_when_done, args=(prompt_id,), name="krea-collect", daemon=True).start()
+        threading.Thread(target=record_collected_when_done, args=(prompt_id,), name="krea-collect", daemon=True).start()
 
 
-def is_in_hand(row: Row) -> bool:
+def is_in_running_graph(record: JobRecord) -> bool:
     """A graph that is still running has got its pictures."""
-    tickets = set().union(*_handed_over.values())
-    return any(row.hash in ticket or row.id in ticket for ticket in tickets)
+    tickets = set().union(*_received.values())
+    return any(record.hash in ticket or record.id in ticket for ticket in tickets)
 
 
-def settle_when_done(prompt_id: str) -> None:
-    while prompt_id in _handed_over:
+def record_collected_when_done(prompt_id: str) -> None:
+    while prompt_id in _received:
         time.sleep(LOOK_FOR_END)
-        settle()
+        record_collected()
 
 
-def settle() -> None:
+def record_collected() -> None:
     """Writes down what the graphs that have ended well had got."""
     queue = PromptServer.instance.prompt_queue
-    with _settling:
+    with _recording:
         running = {item[1] for item in list(queue.currently_running.values())}
-        for prompt_id in _handed_over.keys() - running:
+        for prompt_id in _received.keys() - running:
             entry = queue.get_history(prompt_id=prompt_id).get(prompt_id)
             if entry and entry["status"]["status_str"] == "success":
-                for ticket in _handed_over[prompt_id]:
+                for ticket in _received[prompt_id]:
                     jobs().set_collected(ticket)
-            del _handed_over[prompt_id]
+            del _received[prompt_id]
 
 
 async def show(progress, node_id: str) -> None:

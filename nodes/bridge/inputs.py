@@ -5,22 +5,38 @@ from __future__ import annotations
 import json
 import math
 import random
+from typing import TYPE_CHECKING
 
 import torch
 from comfy_api.latest import io
+from comfy_execution.utils import get_executing_context
 from PIL import features
 
 from ..providers import providers
 from ..providers.contract import AUTO, IMAGE_TO_IMAGE, REDUX, TEXT_TO_IMAGE, GenerationRequest, RequestRefused
-from . import tensors
+from ..providers.payload import ACCELERATIONS
+from . import execution, tensors
+from .choices import check_choice
+
+if TYPE_CHECKING:
+    from ..jobs.handle import Handle
 
 IMAGE_USES = {"image to image": IMAGE_TO_IMAGE, "redux": REDUX}
-ACCELERATIONS = ("none", "regular", "high")
 OUTPUT_FORMATS = ("png", "jpeg", "webp", "avif", "gif")
 RANDOM_SEED = -1
 BLANK_IMAGE = torch.zeros([1, 64, 64, 3])  # stands in where only the price is asked
 NO_LIMIT = -1.0
-MOST_IMAGES = 16
+RANGES: dict[str, tuple[float, float]] = {  # of the widgets, and of what is wired into them
+    "strength": (0.0, 1.0),
+    "width": (16, 14142),
+    "height": (16, 14142),
+    "steps": (1, 50),
+    "guidance": (0.0, 50.0),
+    "seed": (RANDOM_SEED, 0xFFFFFFFFFFFFFFFF),
+    "images": (1, 16),
+    "quality": (0, 100),
+}
+DEEPEST_EXTRA = 32  # levels of lists and objects
 
 
 def generation_inputs() -> list:
@@ -44,39 +60,33 @@ def generation_inputs() -> list:
         io.Float.Input(
             "strength",
             default=0.95,
-            min=0.0,
-            max=1.0,
+            **span("strength"),
             step=0.01,
             tooltip="Image to image: 1.0 ignores the image. fal advises high values for this model.",
         ),
+        io.Int.Input("width", default=1024, **span("width"), tooltip="What the provider makes of it is in the report."),
         io.Int.Input(
-            "width", default=1024, min=16, max=14142, tooltip="What the provider makes of it is in the report."
+            "height", default=1024, **span("height"), tooltip="What the provider makes of it is in the report."
         ),
-        io.Int.Input(
-            "height", default=1024, min=16, max=14142, tooltip="What the provider makes of it is in the report."
-        ),
-        io.Int.Input("steps", default=28, min=1, max=50, tooltip="Sampling steps."),
+        io.Int.Input("steps", default=28, **span("steps"), tooltip="Sampling steps."),
         io.Float.Input(
             "guidance",
             default=4.5,
-            min=0.0,
-            max=50.0,
+            **span("guidance"),
             step=0.1,
             tooltip="How closely to follow the prompt. Each provider gets it under its own name and within its own limits.",
         ),
         io.Int.Input(
             "seed",
             default=0,
-            min=RANDOM_SEED,
-            max=0xFFFFFFFFFFFFFFFF,
+            **span("seed"),
             control_after_generate=True,
             tooltip="-1 draws a new one at every run; the seed output and the report say which.",
         ),
         io.Int.Input(
             "images",
             default=1,
-            min=1,
-            max=MOST_IMAGES,
+            **span("images"),
             tooltip="More than a provider makes in one call become several calls at once, with consecutive seeds.",
         ),
         io.Combo.Input(
@@ -97,7 +107,7 @@ def generation_inputs() -> list:
             tooltip="As the provider sends it; avif and gif are Lumenfall's.",
         ),
         io.Int.Input(
-            "quality", default=95, min=0, max=100, tooltip="Of jpeg and webp, where the provider has a choice."
+            "quality", default=95, **span("quality"), tooltip="Of jpeg and webp, where the provider has a choice."
         ),
         io.Float.Input(
             "max_cost_usd",
@@ -106,8 +116,8 @@ def generation_inputs() -> list:
             max=10000.0,
             step=0.005,
             round=0.000001,
-            tooltip="Refuses, before anything is sent, what would take this graph's API nodes together above this. "
-            "-1: no limit. With a limit, a provider whose price is unknown is refused.",
+            tooltip="Refuses, before anything is sent, what would take this run's API nodes together above this. "
+            "-1: only the server's own limits hold, for one run and for 24 hours.",
         ),
         io.Boolean.Input(
             "reuse",
@@ -129,14 +139,19 @@ def request_of(
     output_format, quality, extra, image=None,
 ) -> GenerationRequest:  # fmt: skip
     """The widgets' values as a request; raises RequestRefused, before anything is sent, with the value that is wrong."""
-    check_choice("image_use", image_use, IMAGE_USES)
-    check_choice("acceleration", acceleration, ACCELERATIONS)
-    check_choice("output_format", output_format, OUTPUT_FORMATS)
+    check_choice("image_use", image_use, IMAGE_USES, RequestRefused)
+    check_choice("acceleration", acceleration, ACCELERATIONS, RequestRefused)
+    check_choice("output_format", output_format, OUTPUT_FORMATS, RequestRefused)
     if output_format == "avif" and not features.check("avif"):
         raise RequestRefused("This machine's Pillow cannot read avif: choose another output_format. Nothing was paid.")
-    for name, value in (("strength", strength), ("guidance", guidance)):
-        if not math.isfinite(value):
-            raise RequestRefused(f"{name} is {value}, not a number. Nothing was paid.")
+    check_range("strength", strength)
+    check_range("guidance", guidance)
+    for name, value in (
+        ("width", width), ("height", height), ("steps", steps), ("seed", seed), ("images", images), ("quality", quality)
+    ):  # fmt: skip
+        check_range(name, value, whole=True)
+    if not isinstance(prompt, str):
+        raise RequestRefused(f"prompt is {prompt!r:.80}, not a text. Nothing was paid.")
     return GenerationRequest(
         prompt=prompt,
         mode=IMAGE_USES[image_use] if image is not None else TEXT_TO_IMAGE,
@@ -156,10 +171,23 @@ def request_of(
     )
 
 
-def check_choice(name: str, value: str, allowed) -> None:
-    """ComfyUI 0.3.75 does not check a combo's value, and no version checks a wired one."""
-    if value not in allowed:
-        raise RequestRefused(f"{name} is {value!r}; it can be {', '.join(allowed)}. Nothing was paid.")
+def span(name: str) -> dict[str, float]:
+    least, most = RANGES[name]
+    return {"min": least, "max": most}
+
+
+def check_range(name: str, value: object, whole: bool = False) -> None:
+    """The widget's own range: ComfyUI does not hold what is wired to it."""
+    least, most = RANGES[name]
+    kinds = (int,) if whole else (int, float)
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, kinds)
+        or not math.isfinite(value)
+        or not least <= value <= most
+    ):
+        kind = "a whole number" if whole else "a number"
+        raise RequestRefused(f"{name} is {value!r:.80}; it must be {kind} from {least} to {most}. Nothing was paid.")
 
 
 def extra_fields(text: str) -> dict:
@@ -169,6 +197,8 @@ def extra_fields(text: str) -> dict:
         fields = json.loads(text)
     except ValueError as problem:
         raise RequestRefused(f"extra is not JSON ({problem}): {text[:80]!r}. Nothing was paid.") from None
+    except RecursionError:
+        fields = None
     if not isinstance(fields, dict):
         raise RequestRefused(f'extra must be a JSON object such as {{"go_fast": false}}, got {text[:80]!r}.')
     return fields
@@ -176,3 +206,20 @@ def extra_fields(text: str) -> dict:
 
 def limit_of(max_cost_usd: float) -> float | None:
     return None if max_cost_usd < 0 else max_cost_usd
+
+
+def start(provider: str, max_cost_usd: float, reuse: bool, values: dict[str, object], keeps_drawn_seed: bool) -> Handle:
+    """Starts what a node's widgets ask for. Raises RequestRefused, and whatever else is known before anything is sent.
+
+    `keeps_drawn_seed`: a picture that an earlier run of this node paid for, and no graph has received, comes first.
+    """
+    run = get_executing_context().prompt_id
+    is_drawn = values["seed"] == RANDOM_SEED
+    return execution.jobs().start(
+        provider,
+        request_of(**values),
+        max_cost_usd=limit_of(max_cost_usd),
+        budget_key=run,
+        reuse=reuse,
+        drawn_by=run if is_drawn and keeps_drawn_seed else "",
+    )

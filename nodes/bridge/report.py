@@ -28,15 +28,7 @@ def report_of(result: GenerationResult, flags: list[bool | None]) -> str:
             "billed_usd": result.cost_usd,
             "estimated_usd": result.estimate.usd,
             "already_paid_pictures": result.reused,
-            "changes": [
-                {
-                    "input": change.parameter,
-                    "asked": change.asked,
-                    "delivered": change.delivered,
-                    "because": change.reason,
-                }
-                for change in result.changes
-            ],
+            "changes": [change.as_dict() for change in result.changes],
             "notes": [*result.notes, *black_notes(flags, result)],
             "request_ids": result.request_ids,
             "seconds": {step: round(seconds, 2) for step, seconds in result.seconds.items()},

@@ -6,11 +6,12 @@ import math
 
 from ..providers import providers
 from ..providers.contract import GenerationRequest, ProviderError
+from ..providers.payload import MEGAPIXEL
+from .choices import check_choice
 
 FROM_RATIO, EXACT = "aspect ratio", "exact size"
 RATIOS = ("1:1", "5:4", "4:3", "3:2", "16:9", "21:9", "4:5", "3:4", "2:3", "9:16", "9:21")
 SIDE = 16  # FLUX works on patches of 2 latent pixels of 8 pixels each
-MEGAPIXEL = 1024 * 1024
 RECOMMENDED_MEGAPIXELS = (0.25, 2.0)
 
 
@@ -28,18 +29,13 @@ def asked_size(preset: str, aspect_ratio: str, megapixels: float, width: int, he
     if preset == EXACT:
         return width, height
     if preset != FROM_RATIO:
-        return presets()[one_of(presets(), "preset", preset)]
-    across, down = map(int, one_of(RATIOS, "aspect_ratio", aspect_ratio).split(":"))
+        check_choice("preset", preset, (FROM_RATIO, EXACT, *presets()))
+        return presets()[preset]
+    check_choice("aspect_ratio", aspect_ratio, RATIOS)
+    across, down = map(int, aspect_ratio.split(":"))
     if not 0 < megapixels < math.inf:
         raise ValueError(f"megapixels is {megapixels}; it must be a number above 0, such as 1.0.")
     return math.sqrt(megapixels * MEGAPIXEL * across / down), math.sqrt(megapixels * MEGAPIXEL * down / across)
-
-
-def one_of(allowed, name: str, value: str) -> str:
-    """ComfyUI 0.3.75 does not check a combo's value, and no version checks a wired one."""
-    if value not in allowed:
-        raise ValueError(f"{name} is {value!r}; it can be {', '.join(allowed)}.")
-    return value
 
 
 def to_legal(width: float, height: float) -> tuple[int, int]:

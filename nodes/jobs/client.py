@@ -1,19 +1,18 @@
-"""The only code that touches the network, and the only place that repeats a call.
+"""The only code that touches the network.
 
-A client belongs to one job and one thread: its connections, its key and its pauses. A free call is repeated until it
-works or patience ends. The paid call is repeated only where the provider certainly did not take it: not one byte of
-the body had left, or the answer said so.
+A client belongs to one job and one thread: its connections and its key. A free call is repeated until it works or
+patience ends; the paid call is sent once, and says whether the provider can have taken it.
 """
 
 from __future__ import annotations
 
 import io
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from email.utils import parsedate_to_datetime
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
@@ -21,14 +20,13 @@ from urllib.parse import urljoin, urlsplit
 import requests
 from urllib3.exceptions import HTTPError
 
-from ..providers.contract import Answer, BadAnswer, Call, Picture, Provider, RequestRefused, Unavailable, UnknownOutcome
+from ..providers.answers import GONE, retry_after
+from ..providers.contract import Answer, BadAnswer, Call, Picture, Provider, RequestRefused, Unavailable
 from . import environment, picture_files
 
-MAX_ANSWER_BYTES = 32 * 2**20  # of JSON, which may hold pictures as text
 PIECE = 64 * 2**10
 REDIRECTS = 3  # of a picture; an API call follows none
 WORTH_REPEATING = (429, 502, 503, 504)
-GONE = (401, 403, 404, 410)  # what an expired or not yet filled picture address answers
 HOST = re.compile(r"[a-z0-9.:_-]+")
 USER_AGENT = "flux-krea (ComfyUI custom node)"
 
@@ -63,15 +61,19 @@ class Gone(Unavailable):
     """The picture's address no longer has it."""
 
 
-class _Failed(Exception):
-    """No answer. `was_sent` is False where the provider certainly has not read the request."""
+class Stopped(Exception):
+    """Nobody waits for the call any more."""
+
+
+class NoAnswer(Exception):
+    """`was_sent` is False where the provider certainly has not read the request."""
 
     def __init__(self, reason: str, was_sent: bool):
         super().__init__(reason)
         self.was_sent = was_sent
 
 
-class _Backoff:
+class Backoff:
     """Pauses that grow, until patience ends. Three tries are made in any case: one hanging call may outlast it."""
 
     def __init__(self, patience: Patience):
@@ -79,7 +81,7 @@ class _Backoff:
         self._pause, self._longest = patience.first_pause, patience.longest_pause
         self._tries, self._waited = 0, 0.0
 
-    def next(self, limit: float, asked: float) -> float | None:
+    def next(self, limit: float, asked: float = 0.0) -> float | None:
         """Seconds to wait, at least what the provider asked for; None when that is more than `limit` in all."""
         pause = max(self._pause, asked)
         self._pause = min(self._pause * 2, self._longest)
@@ -90,63 +92,75 @@ class _Backoff:
 
 
 class _Body(io.BytesIO):
-    """A request body that knows whether any of it was taken. Before that no server can have accepted anything, whatever
+    """A request body that knows whether any of it was read. Before that no server can have accepted anything, whatever
     the fault is called: refused, unknown host, TLS, proxy."""
 
-    taken = False
+    was_read = False
 
     def read(self, size: int | None = -1) -> bytes:
-        self.taken = True
+        self.was_read = True
         return super().read(size)
 
 
 class Client:
-    """`pause` waits and may raise to end the job; `sending(True)` is called just before the paid call leaves and
-    `sending(False)` as soon as it is certain that it was not accepted."""
+    """`without_keys` takes the keys out of every answer, before anybody reads it."""
 
     def __init__(
         self,
         provider_id: str,
         provider: Provider,
         key: str | None,
-        pause: Callable[[float], None] = time.sleep,
-        sending: Callable[[bool], None] = lambda leaving: None,
         patience: Patience | None = None,
+        without_keys: Callable[[bytes], bytes] = lambda content: content,
     ):
         self._provider = provider
         self._key = key
         self._base = environment.base_url(provider_id)
-        self._pause = pause
-        self._sending = sending
         self._patience = patience or Patience()
+        self._without_keys = without_keys
         self._session: requests.Session | None = None
 
-    def answer_to(self, call: Call, repeat_statuses: bool = True) -> Answer:
-        """Sends a call. `repeat_statuses=False` leaves every answer, also 503, to the caller.
-
-        Raises Unavailable when no answer came and nothing was accepted, UnknownOutcome when the paid call left and
-        its answer was lost, BadAnswer for an address that must not be called.
-        """
-        url, with_key = self._route(call.url, call.authorize)
-        backoff = _Backoff(self._patience)
+    def ask(self, call: Call, stop: threading.Event | None = None, repeat_statuses: bool = True) -> Answer:
+        """The answer to a free call, which is repeated. `repeat_statuses=False` leaves every answer, also 503, to the
+        caller. Raises Unavailable when none came, BadAnswer for an address that must not be called, Stopped."""
+        backoff = Backoff(self._patience)
         while True:
             fault, answer, asked = None, None, 0.0
             try:
-                answer = self._paid(call, url, with_key) if call.paid else self._once(call, url, with_key)
-            except _Failed as failure:
-                fault = self._unavailable(url, failure)
+                answer = self._once(call)
+            except NoAnswer as failure:
+                fault = self.unavailable(call, failure)
             else:
-                may_repeat = self._was_declined(answer) if call.paid else answer.status in WORTH_REPEATING
-                if not (may_repeat and repeat_statuses):
+                if not repeat_statuses or answer.status not in WORTH_REPEATING:
                     return answer
-                asked = _retry_after(answer)
+                asked = self.asked_pause(answer)
             rate_limited = answer is not None and answer.status == 429
             pause = backoff.next(self._patience.rate if rate_limited else self._patience.fault, asked)
-            if pause is None:
-                if fault:
-                    raise fault
+            if answer is not None and pause is None:
                 return answer
-            self._pause(pause)
+            if pause is None and fault:
+                raise fault
+            _wait(pause or 0.0, stop)
+
+    def pay(self, call: Call) -> Answer:
+        """Sends the paid call, once. Raises NoAnswer; with `was_sent` nobody knows whether it was accepted.
+
+        On a connection of its own: on one kept from before, a closed socket looks like a lost answer.
+        """
+        self.close()
+        return self._once(call)
+
+    def was_declined(self, answer: Answer) -> bool:
+        """The provider says that it did not accept the job, and that another try may be."""
+        return answer.status == 429 or self._provider.declined(answer)
+
+    def asked_pause(self, answer: Answer | None) -> float:
+        """Seconds that the provider wants to be left alone."""
+        return (retry_after(answer) if answer else None) or 0.0
+
+    def unavailable(self, call: Call, failure: Exception) -> Unavailable:
+        host = urlsplit(self._route(call.url, call.authorize)[0]).hostname
+        return Unavailable(f"{self._provider.label} cannot be reached at {host}: {failure}.")
 
     def download(self, url: str, folder: Path, stem: str) -> Picture:
         """A picture from https or a data: URL to `folder/stem.<format>`. Repeating it is free.
@@ -159,7 +173,7 @@ class Client:
                 return picture_files.store([picture_files.data_url_bytes(url)], folder, stem)
             except picture_files.Incomplete as error:
                 raise BadAnswer(f"The provider's picture is damaged: {error}.", paid=True) from None
-        backoff = _Backoff(self._patience)
+        backoff = Backoff(self._patience)
         while True:
             limit, asked = self._patience.fault, 0.0
             try:
@@ -168,42 +182,21 @@ class Client:
                 fault, limit = error, self._patience.gone
             except Unavailable as error:
                 fault, asked = error, error.retry_after or 0.0
-            except (_Failed, picture_files.Incomplete) as error:
-                fault = self._unavailable(url, error)
-                fault.paid = True
+            except (NoAnswer, picture_files.Incomplete) as error:
+                host = urlsplit(url).hostname
+                fault = Unavailable(f"{self._provider.label} cannot be reached at {host}: {error}.", paid=True)
             pause = backoff.next(limit, asked)
             if pause is None:
                 raise fault
-            self._pause(pause)
+            time.sleep(pause)
 
     def close(self) -> None:
         if self._session:
             self._session.close()
             self._session = None
 
-    def _paid(self, call: Call, url: str, with_key: bool) -> Answer:
-        """A connection of its own: on one kept from before, a closed socket looks like a lost answer."""
-        self.close()
-        self._sending(True)
-        try:
-            answer = self._once(call, url, with_key)
-        except _Failed as failure:
-            if failure.was_sent:
-                raise UnknownOutcome(
-                    f"{self._provider.label} was asked for the picture and its answer was lost ({failure}). "
-                    "Look at your account there.",
-                    paid=None,
-                ) from None
-            self._sending(False)
-            raise
-        if self._was_declined(answer):
-            self._sending(False)
-        return answer
-
-    def _was_declined(self, answer: Answer) -> bool:
-        return answer.status == 429 or self._provider.declined(answer)
-
-    def _once(self, call: Call, url: str, with_key: bool) -> Answer:
+    def _once(self, call: Call) -> Answer:
+        url, with_key = self._route(call.url, call.authorize)
         deadline = time.monotonic() + self._patience.whole_answer
         with self._open(call, url, with_key) as response:
             if call.paid and response.is_redirect:
@@ -215,10 +208,10 @@ class Client:
             body = bytearray()
             for piece in _pieces(response, deadline):
                 body += piece
-                if len(body) > MAX_ANSWER_BYTES:
-                    raise _Failed(f"its answer is larger than {MAX_ANSWER_BYTES >> 20} MB", was_sent=True)
+                if len(body) > call.max_answer:
+                    raise NoAnswer(f"its answer is larger than {call.max_answer >> 20} MB", was_sent=True)
             headers = {name.lower(): value for name, value in response.headers.items()}
-            return Answer(response.status_code, headers, bytes(body))
+            return Answer(response.status_code, headers, self._without_keys(bytes(body)))
 
     def _download_once(self, url: str, folder: Path, stem: str) -> Picture:
         deadline = time.monotonic() + self._patience.whole_picture
@@ -230,7 +223,7 @@ class Client:
                 raise kind(
                     f"The picture's address at {urlsplit(url).hostname} answered {status}.",
                     paid=True,
-                    retry_after=_retry_after(Answer(status, {k.lower(): v for k, v in response.headers.items()})),
+                    retry_after=retry_after(Answer(status, {k.lower(): v for k, v in response.headers.items()})),
                 )
             length = response.headers.get("Content-Length", "")
             expected = int(length) if length.isdecimal() and not response.headers.get("Content-Encoding") else None
@@ -264,7 +257,7 @@ class Client:
         try:
             return session.send(prepared, allow_redirects=False, timeout=timeout, **settings)
         except (requests.RequestException, HTTPError, OSError) as error:
-            raise _Failed(_reason(error), was_sent=body.taken if body is not None else call.paid) from None
+            raise NoAnswer(_reason(error), was_sent=body.was_read if body is not None else call.paid) from None
 
     def _prepared(
         self, session: requests.Session, call: Call, url: str, with_key: bool
@@ -314,8 +307,12 @@ class Client:
             return _host(url) in self._provider.hosts and urlsplit(url).port in (None, 443)
         return False
 
-    def _unavailable(self, url: str, failure: Exception) -> Unavailable:
-        return Unavailable(f"{self._provider.label} cannot be reached at {urlsplit(url).hostname}: {failure}.")
+
+def _wait(seconds: float, stop: threading.Event | None) -> None:
+    if stop is None:
+        time.sleep(seconds)
+    elif stop.wait(seconds):
+        raise Stopped
 
 
 def _session() -> requests.Session:
@@ -334,25 +331,12 @@ def _pieces(response: requests.Response, deadline: float) -> Iterator[bytes]:
         try:
             piece = read(PIECE, decode_content=True) if read else raw.read(2**10, decode_content=True)
         except (HTTPError, OSError) as error:
-            raise _Failed(_reason(error), was_sent=True) from None
+            raise NoAnswer(_reason(error), was_sent=True) from None
         if not piece:
             return
         if time.monotonic() > deadline:
-            raise _Failed("it sends too slowly", was_sent=True)
+            raise NoAnswer("it sends too slowly", was_sent=True)
         yield piece
-
-
-def _retry_after(answer: Answer) -> float:
-    """Seconds that the provider asks to wait, in the header (seconds or a date) or the body; 0 when it does not."""
-    body = answer.json()
-    for value in (answer.headers.get("retry-after"), body.get("retry_after") if isinstance(body, dict) else None):
-        with suppress(TypeError, ValueError, OverflowError):
-            if value is not None and float(value) >= 0:
-                return float(value)
-        with suppress(TypeError, ValueError, OverflowError):
-            if isinstance(value, str):
-                return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    return 0.0
 
 
 def _host(url: str) -> str:

@@ -10,45 +10,47 @@ from pathlib import Path
 from ..providers.contract import Delivery, Picture
 from . import picture_files
 from .client import Client, Gone
-from .journal import Row
+from .job_record import JobRecord
 
 ON_DISK = "stored:"  # stands in the journal for a picture that came as text
 
 
-def delivery_of(row: Row) -> Delivery:
-    values = dict(row.delivery or {})
+def delivery_of(record: JobRecord) -> Delivery:
+    values = dict(record.delivery or {})
     for name in ("pictures", "flags", "notes"):
         values[name] = tuple(values.get(name) or ())
     return Delivery(**values)
 
 
-def on_disk(row: Row, folder: Path) -> tuple[Picture, ...] | None:
-    """All of a finished row's pictures, None when one is missing or damaged."""
-    found = [picture_files.stored(folder, _stem(row, index)) for index in range(len(row.pictures))]
+def on_disk(record: JobRecord, folder: Path) -> tuple[Picture, ...] | None:
+    """All of a finished job's pictures, None when one is missing or damaged."""
+    found = [picture_files.stored(folder, _stem(record, index)) for index in range(len(record.pictures))]
     return tuple(filter(None, found)) if found and all(found) else None
 
 
-def store_texts(urls: Sequence[str], row: Row, folder: Path, client: Client) -> tuple[str, ...]:
+def store_texts(urls: Sequence[str], record: JobRecord, folder: Path, client: Client) -> tuple[str, ...]:
     """Pictures that came as text go to disk before anything else: their only copy is in memory."""
     kept = []
     for index, url in enumerate(urls):
         if url.startswith("data:"):
-            client.download(url, folder, _stem(row, index))
+            client.download(url, folder, _stem(record, index))
             url = ON_DISK
         kept.append(url)
     return tuple(kept)
 
 
-def fetch(urls: Sequence[str], row: Row, folder: Path, new_client: Callable[[], Client]) -> tuple[Picture, ...]:
+def fetch(
+    urls: Sequence[str], record: JobRecord, folder: Path, new_client: Callable[[], Client]
+) -> tuple[Picture, ...]:
     """All at once, each on a connection of its own; what an earlier try left complete is not fetched again."""
 
     def one(index: int) -> None:
         client = new_client()
         try:
-            picture = picture_files.stored(folder, _stem(row, index))
+            picture = picture_files.stored(folder, _stem(record, index))
             if picture is None and urls[index] == ON_DISK:
                 raise Gone("The picture was deleted from the disk.", paid=True)
-            futures[index].set_result(picture or client.download(urls[index], folder, _stem(row, index)))
+            futures[index].set_result(picture or client.download(urls[index], folder, _stem(record, index)))
         except Exception as error:
             futures[index].set_exception(error)
         finally:
@@ -61,5 +63,5 @@ def fetch(urls: Sequence[str], row: Row, folder: Path, new_client: Callable[[], 
     return tuple(future.result() for future in futures)
 
 
-def _stem(row: Row, index: int) -> str:
-    return f"{row.id}-{index}"
+def _stem(record: JobRecord, index: int) -> str:
+    return f"{record.id}-{index}"

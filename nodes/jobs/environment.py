@@ -5,9 +5,6 @@ from __future__ import annotations
 import math
 import os
 
-from ..providers.contract import OverBudget
-
-MAX_COST = "FLUX_KREA_MAX_COST_USD"
 BASE_URL = "FLUX_KREA_BASE_URL_"
 PATIENCE = "FLUX_KREA_PATIENCE_SECONDS"
 
@@ -19,20 +16,6 @@ def variable(name: str) -> str:
 def base_url(provider_id: str) -> str:
     """The address that stands in for all of a provider's hosts, "" when nothing does."""
     return variable(BASE_URL + provider_id.upper()).rstrip("/")
-
-
-def max_cost_usd() -> float | None:
-    """The operator's limit for one run. A value nobody can read refuses every run instead of allowing it."""
-    text = variable(MAX_COST)
-    if not text:
-        return None
-    try:
-        limit = float(text)
-    except ValueError:
-        limit = math.nan
-    if not (math.isfinite(limit) and limit >= 0):
-        raise OverBudget(f"{MAX_COST} is {text[:40]!r}, not an amount in US dollars. Set it to a number such as 0.50.")
-    return limit
 
 
 def patience_seconds() -> float | None:

@@ -1,4 +1,4 @@
-"""One caller's view of a generation: its progress, its end, and the way to let go of it."""
+"""One caller's handle on a generation: progress, result, cancel. Several handles may share a paid call."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import replace
 
-from ..providers.contract import Cancelled, GenerationResult, Progress, ProviderError
-from .paid_call import Part
+from ..providers.contract import Cancelled, GenerationResult, Progress
+from .callers import Listener
+from .paid_call import PaidCall
 
 
 class Handle:
@@ -21,7 +22,7 @@ class Handle:
         self.progress = Progress("waiting")
         self._on_progress = on_progress
         self._lock = threading.Lock()
-        self._held: list[tuple[Part, Callable[[Progress], None]]] = []
+        self._joined: list[tuple[PaidCall, Listener]] = []
 
     def done(self) -> bool:
         return self.future.done()
@@ -30,34 +31,37 @@ class Handle:
         return self.future.result(timeout)
 
     def cancel(self) -> None:
+        """Frees the caller at once; the last caller of a paid call stops it, where the provider can."""
         self._end(lambda: self.future.set_exception(Cancelled("Cancelled.")))
 
-    def finish(self, result: GenerationResult | ProviderError) -> None:
-        failed = isinstance(result, ProviderError)
-        self._end(lambda: self.future.set_exception(result) if failed else self.future.set_result(result))
+    def finish(self, result: GenerationResult | BaseException) -> None:
+        if isinstance(result, BaseException):
+            self._end(lambda: self.future.set_exception(result))
+        else:
+            self._end(lambda: self.future.set_result(result))
 
-    def hold(self, part: Part, index: int, count: int) -> bool:
-        """False when the part cannot be joined any more. A handle that was cancelled meanwhile lets go again."""
+    def join(self, call: PaidCall, index: int, count: int) -> bool:
+        """False when the call cannot be joined any more. A handle that was cancelled meanwhile leaves again."""
 
         def listen(progress: Progress) -> None:
             self._show(progress, f"{index + 1} of {count}: " if count > 1 else "")
 
-        if not part.join(listen):
+        if not call.callers.join(listen):
             return False
         with self._lock:
             if not self.future.done():
-                self._held.append((part, listen))
+                self._joined.append((call, listen))
                 return True
-        part.leave(listen)
+        call.callers.leave(listen)
         return True
 
     def _end(self, settle: Callable[[], None]) -> None:
         with self._lock:
             with suppress(InvalidStateError):
                 settle()
-            held, self._held = self._held, []
-        for part, listener in held:
-            part.leave(listener)
+            joined, self._joined = self._joined, []
+        for call, listener in joined:
+            call.callers.leave(listener)
 
     def _show(self, progress: Progress, prefix: str) -> None:
         if self.done():

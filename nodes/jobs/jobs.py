@@ -1,7 +1,7 @@
 """Generations on the pack's own threads: started at once, shared where they are the same, and outliving who asked.
 
 jobs = Jobs(private_folder, pictures_folder)
-handle = jobs.start("fal", request, max_cost_usd=0.10, purse=graph, on_progress=show)
+handle = jobs.start("fal", request, max_cost_usd=0.10, budget_key=run, on_progress=show)
 handle.future                  # a GenerationResult or a ProviderError; await asyncio.wrap_future(handle.future)
 handle.cancel()                # frees the caller at once, and stops the remote job where it can be stopped
 jobs.collect(handle.ticket)    # the same result, later, also after a restart
@@ -9,16 +9,16 @@ jobs.collect(handle.ticket)    # the same result, later, also after a restart
 
 from __future__ import annotations
 
-import hashlib
-import json
+import atexit
+import logging
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 from contextlib import suppress
-from dataclasses import asdict, fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ..providers import providers as all_providers
 from ..providers.contract import (
@@ -28,9 +28,7 @@ from ..providers.contract import (
     GenerationRequest,
     GenerationResult,
     KeyRefused,
-    OverBudget,
     Picture,
-    Plan,
     Progress,
     Provider,
     ProviderError,
@@ -39,16 +37,25 @@ from ..providers.contract import (
     Unavailable,
     Unsupported,
 )
-from . import downloads, environment
-from .client import Client, Patience
+from . import downloads
+from .client import Patience
 from .handle import Handle
-from .journal import Journal, Row
+from .job_record import DONE, JobRecord
+from .journal import Claim, Journal
 from .keys import Keys
-from .paid_call import Part
-from .planned_call import Desk, Order
-from .split import joined, split, total
+from .limits import NOTHING, PER_DAY, UNKNOWN_PRICE, Limits, ServerLimits
+from .merging import merge_results
+from .paid_call import PaidCall
+from .planning import PlannedCall, estimate_of, plan_calls, planned_again, seedless_key_of, split_into_calls, total
+from .records import Records
+from .sentences import as_user_error
+from .services import Services
+from .ticket import Choice, Ticket
 
-THREADS = 32  # jobs that are sent or waited for at the same time
+logger = logging.getLogger("flux_krea")
+
+CALLS_AT_ONCE = 32  # sent or waited for
+LOOK_FOR_ANSWERS = 0.2  # seconds between looks at what is still on its way when the process ends
 # `auto` never takes to another provider what one refused for its content.
 ASK_ANOTHER = (KeyRefused, BalanceTooLow, RateLimited, RequestRefused, Unavailable)
 
@@ -63,14 +70,21 @@ class Jobs:
     ):
         self._providers = all_providers() if providers is None else providers
         self.keys = Keys(private_folder, self._providers)
-        self._journal = Journal(private_folder)
-        slots = threading.Semaphore(THREADS)
-        self._desk = Desk(self._journal, self.keys, Path(pictures_folder), patience or Patience.of_operator(), slots)
+        self.limits = ServerLimits(private_folder)
+        self._journal = Journal(private_folder, Records(pictures_folder))
+        slots = threading.Semaphore(CALLS_AT_ONCE)
+        self._services = Services(
+            self._journal, self.keys, Path(pictures_folder), patience or Patience.of_operator(), slots
+        )
         self._lock = threading.RLock()
-        self._live: dict[str, Part] = {}  # payload hash → the part that works on it
+        self._live: dict[str, PaidCall] = {}  # payload hash → the call that works on it
+        self._working: set[PaidCall] = set()
         self._handles: dict[str, Handle] = {}  # ticket → its first handle, while it runs
-        # The newest run that draws seeds, and the wishes its nodes have taken on.
+        # The newest run that draws seeds, and the seedless keys that its nodes have taken on.
         self._drawing: tuple[str, set[str]] = ("", set())
+        self._is_waited_for = False
+
+    # ── for the nodes ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def start(
         self,
@@ -78,7 +92,7 @@ class Jobs:
         request: GenerationRequest,
         *,
         max_cost_usd: float | None = None,
-        purse: str = "",
+        budget_key: str = "",
         reuse: bool = True,
         drawn_by: str = "",
         on_progress: Callable[[Progress], None] | None = None,
@@ -88,26 +102,22 @@ class Jobs:
         `reuse` takes an identical generation that is under way, waits to be collected, or is done, instead of paying.
         Off, it is always a new job.
 
-        `max_cost_usd` (and FLUX_KREA_MAX_COST_USD) limits all that is paid with the same `purse`, over all nodes,
-        processes and restarts: the sum over its different payloads, each counted once. A node gives the graph as purse
-        (and the run's id where it draws seeds itself). Without a purse the limit is for this call alone.
+        `max_cost_usd`, and the server's limit for one run, count all that is paid with the same `budget_key`: a run's
+        id. Without one they are for this call alone. The server's limit for 24 hours counts everything.
 
         `drawn_by` is the run that drew the request's seed at random. With `reuse`, what an earlier run paid for with
-        the same wish, and no graph has got, comes first, with its own seed.
+        the same request, and no graph has received, comes first, with its own seed.
         """
-        limit = _limit(max_cost_usd)
-        wish = _wish(provider_id, request) if drawn_by else ""
-        if wish and reuse:
-            request = replace(request, seed=self._seed_of_uncollected(wish, drawn_by, otherwise=request.seed))
-        names = self.choose(request) if provider_id == AUTO else [provider_id]
-        choices = [self._orders(name, request, purse, wish) for name in names]
-        handle = Handle("|".join(_ticket(orders) for orders in choices), on_progress)
+        limits = self.limits.with_node(max_cost_usd)
+        key = seedless_key_of(provider_id, request) if drawn_by else ""
+        if key and reuse:
+            request = replace(request, seed=self._seed_of_uncollected(key, drawn_by, otherwise=request.seed))
+        choices = self._choices(provider_id, request, budget_key, key, reuse)
+        handle = Handle(str(_ticket(choices)), on_progress)
         with self._lock:
             self._handles[handle.ticket] = handle
         handle.future.add_done_callback(lambda future: self._handles.pop(handle.ticket, None))
-        threading.Thread(
-            target=self._conduct, args=(handle, choices, limit, reuse), name="krea-run", daemon=True
-        ).start()
+        _in_thread("krea-run", self._conduct, handle, choices, limits, reuse)
         return handle
 
     def collect(self, ticket: str, on_progress: Callable[[Progress], None] | None = None) -> Handle:
@@ -118,25 +128,37 @@ class Jobs:
         if running:
             running.future.add_done_callback(lambda future: handle.finish(future.exception() or future.result()))
         else:
-            threading.Thread(target=self._fetch, args=(handle,), name="krea-run", daemon=True).start()
+            _in_thread("krea-run", self._fetch, handle)
         return handle
+
+    # ── for the page ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def estimate(self, provider_id: str, request: GenerationRequest) -> Estimate:
         """What a run costs where nothing can be reused."""
         provider = self._provider(provider_id)
-        return total(provider.estimate(part) for part in split(request, provider.max_images))
+        parts = split_into_calls(request, provider.max_images)
+        return total(estimate_of(provider, part, provider.plan(part)) for part in parts)
+
+    def counted(self, provider_id: str, request: GenerationRequest) -> float:
+        """US dollars that the limits count it as, also where nobody knows the price."""
+        usd = self.estimate(provider_id, request).usd
+        return self.limits.value(UNKNOWN_PRICE) * request.images if usd is None else usd
+
+    def spent_today(self) -> float:
+        """US dollars paid or reserved in the last 24 hours."""
+        return self._journal.spent()[1]
+
+    def left_today(self) -> float:
+        return max(0.0, self.limits.value(PER_DAY) - self.spent_today())
 
     def choose(self, request: GenerationRequest) -> list[str]:
         """The providers with a key that can do what is asked, cheapest first."""
         prices, reasons = {}, []
         for name, provider in self._providers.items():
-            if not self.keys.get(name):
-                continue
             try:
-                for part in split(request, provider.max_images):
-                    provider.plan(part)
-                usd = self.estimate(name, request).usd
-                prices[name] = float("inf") if usd is None else usd
+                if self.keys.get(name):
+                    usd = self.estimate(name, request).usd
+                    prices[name] = float("inf") if usd is None else usd
             except ProviderError as error:
                 reasons.append(f"{provider.label}: {self.keys.redacted(str(error))}")
         if not prices and reasons:
@@ -146,34 +168,33 @@ class Jobs:
             raise KeyRefused(f"No provider has a key. Set one on the settings page, or as {variables}.")
         return sorted(prices, key=lambda name: prices[name])
 
-    def pending(self) -> list[Row]:
+    def pending(self) -> list[JobRecord]:
         """Paid, or perhaps paid, and not collected, oldest first. Those with an owner are under way."""
         return self._journal.pending()
 
     def set_collected(self, ticket: str) -> None:
-        """A graph has got these pictures and ended well: they wait no more."""
-        choices = [choice.split("/") for choice in ticket.split("|")]
+        """A graph has received these pictures and ended well: they wait no more."""
         with suppress(sqlite3.Error, OSError):  # they go on waiting, then
-            self._journal.set_collected(row for _, *rows in choices for row in rows)
+            self._journal.set_collected(Ticket.parse(ticket).names)
 
-    def put_aside(self, row_id: str) -> bool:
-        """A person does not want it; nothing is deleted. False while the job is under way."""
-        return self._journal.put_aside(row_id)
+    def dismiss(self, record_id: str) -> bool:
+        """A person does not want it, or wants to order it again: nothing is deleted. False while it is under way."""
+        return self._journal.dismiss(record_id)
 
-    def picture(self, row_id: str, index: int) -> Picture | None:
+    def picture(self, record_id: str, index: int) -> Picture | None:
         """One picture of a finished job."""
-        row = self._journal.row(row_id)
-        pictures = downloads.on_disk(row, self._desk.pictures) if row else None
+        record = self._journal.record(record_id)
+        pictures = downloads.on_disk(record, self._services.pictures) if record else None
         return pictures[index] if pictures and 0 <= index < len(pictures) else None
 
     def test_key(self, provider_id: str) -> None:
         """Asks the provider, for nothing, whether it takes the key. Blocks; raises ProviderError when it does not."""
         provider = self._provider(provider_id)
-        client = self._client(provider_id)
+        client = self._services.client(provider_id, provider)
         if provider.check is None:
             raise Unsupported(f"{provider.label} has no call that tests a key without paying.")
         try:
-            status = client.answer_to(provider.check).status
+            status = client.ask(provider.check).status
         except ProviderError as error:
             raise type(error)(self.keys.redacted(str(error))) from None
         finally:
@@ -186,186 +207,211 @@ class Jobs:
     def close(self) -> None:
         self._journal.close()
 
-    # One handle's own thread
+    # ── one handle's own thread ──────────────────────────────────────────────────────────────────────────────────────
 
-    def _conduct(self, handle: Handle, choices: list[list[Order]], limit: float | None, reuse: bool) -> None:
+    def _conduct(self, handle: Handle, choices: list[list[PlannedCall]], limits: Limits, reuse: bool) -> None:
+        """`auto` has several choices, and goes on to the next only where the one before certainly did not accept it."""
+        result: GenerationResult | ProviderError = Unsupported("No provider was asked.")
         try:
-            for orders in self._known_first(choices) if reuse else choices:
-                result = self._run(handle, orders, limit, reuse)
+            for calls in choices:
+                result = self._run(handle, calls, limits, reuse)
                 if isinstance(result, GenerationResult) or not _may_ask_another(result):
                     break
             handle.finish(result)
         except Exception as error:
-            handle.finish(_told(error))
-
-    def _known_first(self, choices: list[list[Order]]) -> list[list[Order]]:
-        """`auto` goes back to the provider that an earlier run ended up with: there it is paid already."""
-        if len(choices) == 1:
-            return choices
-        return sorted(choices, key=lambda orders: not any(self._journal.newest(order.row.hash) for order in orders))
+            handle.finish(as_user_error(error))
 
     def _run(
-        self, handle: Handle, orders: list[Order], limit: float | None, reuse: bool
+        self, handle: Handle, calls: list[PlannedCall], limits: Limits, reuse: bool
     ) -> GenerationResult | ProviderError:
-        parts, new = [], []
+        joined, new = [], []
         with self._lock:
-            for index, order in enumerate(orders):
-                part = self._live.get(order.row.hash) if reuse else None
-                if part is None or not handle.hold(part, index, len(orders)):
-                    part = Part(order, self._desk)
-                    handle.hold(part, index, len(orders))
-                    self._announce(order.row.hash, part)
-                    new.append(part)
-                parts.append(part)
+            for index, planned in enumerate(calls):
+                call = self._live.get(planned.record.hash) if reuse else None
+                if call is None or not handle.join(call, index, len(calls)):
+                    call = PaidCall(planned, self._services)
+                    handle.join(call, index, len(calls))
+                    self._live[planned.record.hash] = call
+                    new.append(call)
+                joined.append(call)
+            futures = [call.future for call in joined]
         if new:
-            self._begin(new, limit, reuse)
-        return self._joined(parts, orders)
+            self._begin(new, limits, reuse)
+        wait(futures)
+        return merge_results([future.exception() or future.result() for future in futures], calls)
 
-    def _begin(self, parts: list[Part], limit: float | None, reuse: bool) -> None:
+    def _begin(self, calls: list[PaidCall], limits: Limits, reuse: bool) -> None:
         try:
-            claims = self._journal.claim([part.order.row for part in parts], limit, reuse)
+            claims = self._journal.claim([call.planned.record for call in calls], limits, reuse)
         except Exception as error:
-            for part in parts:
-                part.fail(_told(error))
+            for call in calls:
+                self._forget(call)
+                call.fail(as_user_error(error))
             return
-        for part, (row, is_mine) in zip(parts, claims, strict=True):
-            part.begin(row, is_mine, limit)
+        for call, claim in zip(calls, claims, strict=True):
+            self._work(call, claim, limits)
 
-    def _announce(self, payload_hash: str, part: Part) -> None:
-        self._live[payload_hash] = part
+    def _work(self, call: PaidCall, claim: Claim, limits: Limits) -> None:
+        def run() -> None:
+            try:
+                call.run(claim, limits)
+            finally:
+                self._forget(call)
+                self._tidy()
 
-        def forget(future: Future) -> None:
-            with self._lock:
-                if self._live.get(payload_hash) is part:
-                    del self._live[payload_hash]
+        with self._lock:
+            self._working.add(call)
+            if not self._is_waited_for:
+                self._is_waited_for = True
+                atexit.register(self._wait_at_exit)
+        _in_thread("krea-job", run)
 
-        part.future.add_done_callback(forget)
+    def _forget(self, call: PaidCall) -> None:
+        with self._lock:
+            self._working.discard(call)
+            if self._live.get(call.planned.record.hash) is call:
+                del self._live[call.planned.record.hash]
 
-    def _joined(self, parts: list[Part], orders: list[Order]) -> GenerationResult | ProviderError:
-        wait([part.future for part in parts])
-        return joined([part.future.exception() or part.future.result() for part in parts], orders)
+    def _wait_at_exit(self) -> None:
+        """ComfyUI was stopped while an answer that costs money is on its way: it is waited for. Ctrl+C again ends that."""
+        said = False
+        while at_risk := {call.label for call in tuple(self._working) if call.is_at_risk}:
+            if not said:
+                names = ", ".join(sorted(at_risk))
+                logger.warning("API Krea: waiting for what is paid at %s. Ctrl+C again gives it up.", names)
+            said = True
+            time.sleep(LOOK_FOR_ANSWERS)
+
+    def _tidy(self) -> None:
+        with suppress(sqlite3.Error, OSError):
+            for name in self._journal.prune():
+                (self._services.pictures / name).unlink(missing_ok=True)
+
+    # ── collecting ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _fetch(self, handle: Handle) -> None:
         """A ticket lists the providers that could have been asked; the last one that knows the job has it."""
         try:
-            for choice in reversed(handle.ticket.split("|")):
-                name, *rows = choice.split("/")
-                orders = [self._order_of(name, row) for row in rows]
-                if orders and all(orders):
-                    handle.finish(self._resume(handle, orders))
+            for choice in reversed(Ticket.parse(handle.ticket).choices):
+                calls = [self._planned_again(choice.provider_id, name) for name in choice.names]
+                known = [call for call in calls if call]
+                if known and len(known) == len(calls):
+                    handle.finish(self._resume(handle, known))
                     return
-                if any(orders):
-                    missing = len(orders) - len(list(filter(None, orders)))
-                    raise Unsupported(f"{missing} of {len(orders)} parts failed or were never sent. Submit again.")
+                if known:
+                    missing = len(calls) - len(known)
+                    raise Unsupported(f"{missing} of {len(calls)} parts failed or were never sent. Submit again.")
             raise Unsupported("The journal knows no job with this ticket: it failed, was cancelled or was never sent.")
         except Exception as error:
-            handle.finish(_told(error))
+            handle.finish(as_user_error(error))
 
-    def _order_of(self, name: str, hash_or_id: str) -> Order | None:
-        row = self._journal.newest(hash_or_id)
-        provider = self._providers.get(name)
-        if row is None or provider is None:
-            return None
-        known = {field.name for field in fields(GenerationRequest)}
-        request = GenerationRequest(**{name: value for name, value in row.request.items() if name in known})
-        return Order(name, provider, request, Plan(row.endpoint, {}), Estimate(row.reserved), row)
+    def _planned_again(self, provider_id: str, name: str) -> PlannedCall | None:
+        record, provider = self._journal.newest(name), self._providers.get(provider_id)
+        return planned_again(provider_id, provider, record) if record and provider else None
 
-    def _resume(self, handle: Handle, orders: list[Order]) -> GenerationResult | ProviderError:
-        parts = []
-        for index, order in enumerate(orders):
+    def _resume(self, handle: Handle, calls: list[PlannedCall]) -> GenerationResult | ProviderError:
+        futures = []
+        for index, planned in enumerate(calls):
             with self._lock:
-                part = self._live.get(order.row.hash)
-                if part is None or not handle.hold(part, index, len(orders)):
-                    part = Part(order, self._desk)
-                    part.join(lambda progress: None)  # a second holder, who never leaves: see `collect`
-                    handle.hold(part, index, len(orders))
-                    self._announce(order.row.hash, part)
-                    taken = self._journal.take(order.row.id)
-                    if taken is None:
-                        part.fail(Unsupported("The job has failed or was cancelled meanwhile."))
+                call = self._live.get(planned.record.hash)
+                if call is None or not handle.join(call, index, len(calls)):
+                    call = PaidCall(planned, self._services)
+                    call.callers.join(lambda progress: None)  # a second caller, who never leaves: see `collect`
+                    handle.join(call, index, len(calls))
+                    self._live[planned.record.hash] = call
+                    claim = self._journal.claim_existing(planned.record.id)
+                    if claim is None:
+                        self._forget(call)
+                        call.fail(Unsupported("The job has failed or was cancelled meanwhile."))
                     else:
-                        part.begin(*taken, limit=0.0)
-            parts.append(part)
-        return self._joined(parts, orders)
+                        self._work(call, claim, NOTHING)
+                futures.append(call.future)
+        wait(futures)
+        return merge_results([future.exception() or future.result() for future in futures], calls)
 
-    # Planning
+    # ── planning ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _seed_of_uncollected(self, wish: str, run: str, otherwise: int) -> int:
-        """Each job is for one node of a run: two nodes that draw their seeds want two pictures."""
+    def _choices(
+        self, provider_id: str, request: GenerationRequest, budget_key: str, seedless_key: str, reuse: bool
+    ) -> list[list[PlannedCall]]:
+        """The calls at each provider that may be asked, in that order. `auto` goes back to where it is paid already."""
+        unknown_price = self.limits.value(UNKNOWN_PRICE)
+
+        def planned(name: str) -> list[PlannedCall]:
+            return plan_calls(name, self._provider(name), request, unknown_price, budget_key, seedless_key)
+
+        if provider_id != AUTO:
+            calls = planned(provider_id)
+            if not self._is_all_done(calls, reuse):
+                self._require_key(provider_id)
+            return [calls]
+        if reuse and (paid := self._where_it_is_paid(planned)):
+            return [paid]
+        names = self.choose(request)
+        choices = [planned(name) for name in names]
+        for calls in choices[:-1]:
+            calls[:] = [replace(call, has_alternative=True) for call in calls]
+        return choices
+
+    def _where_it_is_paid(self, planned: Callable[[str], list[PlannedCall]]) -> list[PlannedCall] | None:
+        """Also at a provider whose key is gone since: elsewhere it would be paid a second time."""
+        for name in self._providers:
+            try:
+                calls = planned(name)
+            except ProviderError:
+                continue
+            if any(self._journal.newest(call.record.hash) for call in calls):
+                if not self._is_all_done(calls, reuse=True):
+                    self._require_key(name)
+                return calls
+        return None
+
+    def _is_all_done(self, calls: Sequence[PlannedCall], reuse: bool) -> bool:
+        """Pictures on the disk need no key."""
+        if not reuse:
+            return False
+        try:
+            records = [self._journal.newest(call.record.hash) for call in calls]
+        except (sqlite3.Error, OSError):
+            return False
+        return all(record is not None and record.state == DONE for record in records)
+
+    def _require_key(self, name: str) -> None:
+        if not self.keys.get(name):
+            provider = self._provider(name)
+            raise KeyRefused(
+                f"There is no key for {provider.label}. Set it on the settings page or as {provider.key_variable}; "
+                f"you get one at {provider.key_page}. Nothing was paid."
+            )
+
+    def _seed_of_uncollected(self, seedless_key: str, run: str, otherwise: int) -> int:
+        """Seed of a paid, uncollected job for the same request, else `otherwise`. Each job serves one node per run."""
         with self._lock:
             if run != self._drawing[0]:
                 self._drawing = (run, set())
             taken = self._drawing[1]
             try:
-                waiting = [row.wish for row in self._journal.pending_of(wish) if row.wish not in taken]
+                waiting = [record.seedless_key for record in self._journal.uncollected(seedless_key)]
             except (sqlite3.Error, OSError) as error:
-                raise _told(error) from None
-            chosen = waiting[0] if waiting else f"{wish}{otherwise}"
+                raise as_user_error(error) from None
+            waiting = [key for key in waiting if key not in taken]
+            chosen = waiting[0] if waiting else f"{seedless_key}{otherwise}"
             taken.add(chosen)
-        return int(chosen.removeprefix(wish))
-
-    def _orders(self, name: str, request: GenerationRequest, purse: str, wish: str) -> list[Order]:
-        provider = self._provider(name)
-        if not self.keys.get(name):
-            raise KeyRefused(
-                f"There is no key for {provider.label}. Set it on the settings page or as {provider.key_variable}; "
-                f"you get one at {provider.key_page}. Nothing was paid."
-            )
-        wish = wish and f"{wish}{request.seed}"
-        return [self._order(name, provider, part, purse, wish) for part in split(request, provider.max_images)]
-
-    def _order(self, name: str, provider: Provider, request: GenerationRequest, purse: str, wish: str) -> Order:
-        plan = provider.plan(request)
-        estimate = provider.estimate(request)
-        row = Row(name, plan.endpoint, _payload_hash(name, plan), _described(request), purse, estimate.usd, wish=wish)
-        return Order(name, provider, request, plan, estimate, row)
+        return int(chosen.removeprefix(seedless_key))
 
     def _provider(self, name: str) -> Provider:
         if name not in self._providers:
             raise Unsupported(f"There is no provider {name!r}; there are {', '.join(self._providers)}.")
         return self._providers[name]
 
-    def _client(self, name: str) -> Client:
-        return Client(name, self._providers[name], self.keys.get(name), patience=self._desk.patience)
+
+def _ticket(choices: Sequence[Sequence[PlannedCall]]) -> Ticket:
+    return Ticket(tuple(Choice(calls[0].provider_id, tuple(call.record.hash for call in calls)) for calls in choices))
 
 
-def _described(request: GenerationRequest) -> dict[str, Any]:
-    """All but the image."""
-    return {**asdict(replace(request, image=None, extra={})), "extra": dict(request.extra)}
-
-
-def _payload_hash(name: str, plan: Plan) -> str:
-    return _hash(plan.image, name, plan.endpoint, plan.payload)
-
-
-def _wish(provider_id: str, request: GenerationRequest) -> str:
-    """What is asked but for the seed, which is written behind it."""
-    return _hash(request.image, provider_id, _described(replace(request, seed=0))) + "/"
-
-
-def _hash(image: bytes | None, *values: Any) -> str:
-    seen = hashlib.sha256(image).hexdigest() if image is not None else None
-    return hashlib.sha256(json.dumps([*values, seen], sort_keys=True, default=dict).encode()).hexdigest()[:40]
-
-
-def _ticket(orders: Sequence[Order]) -> str:
-    return "/".join([orders[0].provider_id, *(order.row.hash for order in orders)])
-
-
-def _limit(max_cost_usd: float | None) -> float | None:
-    if max_cost_usd is not None and not max_cost_usd >= 0:  # also NaN
-        raise OverBudget(f"max_cost_usd is {max_cost_usd}, not an amount in US dollars.")
-    limits = [limit for limit in (max_cost_usd, environment.max_cost_usd()) if limit is not None]
-    return min(limits, default=None)
-
-
-def _told(error: Exception) -> ProviderError:
-    """Whoever waits for a handle must hear of everything."""
-    if isinstance(error, ProviderError):
-        return error
-    if isinstance(error, (sqlite3.Error, OSError)):
-        return Unavailable(f"The journal cannot be used ({error}); without it nothing is paid.")
-    return Unavailable(f"API Krea failed ({type(error).__name__}). What was paid is in its journal.", paid=None)
+def _in_thread(name: str, work: Callable[..., None], *arguments: object) -> None:
+    """Daemons: a thread that waits for a provider must not keep ComfyUI from ending."""
+    threading.Thread(target=work, args=arguments, name=name, daemon=True).start()
 
 
 def _may_ask_another(error: ProviderError) -> bool:

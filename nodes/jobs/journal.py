@@ -1,15 +1,7 @@
 """What was submitted and what came back: SQLite in the private folder, safe with several ComfyUI processes on it.
 
-    reserved ──► sending ──► accepted ──► delivered ──► done
-        │           └──► unknown ──┘
-        └──────────────► failed, spent, cancelled
-
-`reserved`: the price is set aside, nothing has left. `sending`: the paid call may have left. `accepted`: the provider
-holds the job. `delivered`: the pictures' addresses are known. `done`: the pictures are on disk. `unknown`: the paid
-call left and its answer was lost. `failed`: no picture and nothing paid. `spent`: no picture, and paid or perhaps paid:
-what was refused for its content would be again, for money again. Each state is on disk before the step that it announces.
-
-A job is collected once a graph that got its pictures has ended well, or a person has put it aside.
+The journal is not the only witness: every paid job has a record beside its pictures too. What the journal lost, by damage
+or by somebody's hand, is read back from there before anything is paid, and said once.
 """
 
 from __future__ import annotations
@@ -21,172 +13,213 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..providers.contract import OverBudget
+from ..providers.contract import Job, Unavailable
 from . import process_locks
+from .job_record import (
+    CANCELLED,
+    DELIVERED,
+    DONE,
+    FAILED,
+    FIELDS,
+    NOTHING_PAID,
+    PAID,
+    RESERVED,
+    REUSABLE,
+    SENDING,
+    SPENT,
+    TO_COLLECT,
+    UNKNOWN,
+    JobRecord,
+)
+from .limits import Limits
+from .records import Records, private_folder
 
 T = TypeVar("T")
+Claim = tuple[JobRecord, bool]
 logger = logging.getLogger("flux_krea")
 
-RESERVED, SENDING, ACCEPTED, DELIVERED, DONE = "reserved", "sending", "accepted", "delivered", "done"
-UNKNOWN, FAILED, SPENT, CANCELLED = "unknown", "failed", "spent", "cancelled"
-TO_COLLECT = (SENDING, UNKNOWN, ACCEPTED, DELIVERED)  # money is, or may be, spent and no picture is here
-TO_FIND = (RESERVED, *TO_COLLECT, DONE, SPENT)
-
-KEEP_SECONDS = 30 * 24 * 3600.0  # of what is collected or left no picture
+ONE_DAY = 24 * 3600.0
+KEEP_SECONDS = 30 * ONE_DAY  # of what is collected, or cost nothing
 KEEP_PICTURE_BYTES = 2 * 2**30
-CENT_DUST = 1e-9  # of adding floats
+PICTURE_ENDINGS = (".png", ".jpg", ".webp", ".avif", ".gif")
+WAIT_FOR_LOCK = 10.0  # seconds that another program may hold the journal
 
 COLUMNS = """id TEXT PRIMARY KEY, provider TEXT, endpoint TEXT, hash TEXT, state TEXT, request TEXT, purse TEXT,
  reserved REAL, owner TEXT, created REAL, sent REAL, updated REAL, job TEXT, delivery TEXT, pictures TEXT,
  bytes INTEGER, billed REAL, note TEXT, collected REAL, wish TEXT"""
+OTHER_NAMES = {"budget_key": "purse", "seedless_key": "wish"}  # the columns' names are older than the fields'
+COLUMN_OF = {name: OTHER_NAMES.get(name, name) for name in FIELDS}
+SELECT = f"SELECT {','.join(COLUMN_OF.values())} FROM jobs"
 AS_JSON = ("request", "job", "delivery", "pictures")
 
 
-@dataclass
-class Row:
-    """One paid call, or one that is about to be. `owner` is the process that works on it; times in seconds since 1970;
-    `pictures` are file names in the pictures folder; `reserved` and `billed` in US dollars; `wish` is what was asked
-    but for its seed, and the seed, where that was drawn at random."""
-
-    provider: str
-    endpoint: str
-    hash: str  # of the exact payload and image
-    request: Mapping[str, Any]  # all but the image
-    purse: str = ""
-    reserved: float | None = None
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    state: str = RESERVED
-    owner: str | None = None
-    created: float = field(default_factory=time.time)
-    sent: float | None = None
-    updated: float = 0.0
-    job: Mapping[str, Any] | None = None
-    delivery: Mapping[str, Any] | None = None
-    pictures: list[str] = field(default_factory=list)
-    bytes: int = 0
-    billed: float | None = None
-    note: str = ""
-    collected: float | None = None
-    wish: str = ""
-
-    @property
-    def waits_as(self) -> str:
-        """What a list of waiting jobs says of it."""
-        return "under way" if self.owner else {DONE: "ready", UNKNOWN: "answer lost"}.get(self.state, "interrupted")
-
-
-NAMES = tuple(field.name for field in fields(Row))
-
-
 class Journal:
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, records: Records):
         self._folder = Path(folder)
         self._path = self._folder / "journal.sqlite3"
-        self._lock = threading.Lock()
+        self._records = records
+        self._lock = threading.RLock()
         self._db: sqlite3.Connection | None = None
         self._owner: process_locks.Owner | None = None
         self._inode = 0
+        self._working: set[str] = set()  # ids of the records that threads of this process work on
+        self._reserved: dict[
+            str, float
+        ] = {}  # ids that this process set a price aside for → when, by a clock nobody sets
+        self._notice = ""  # what happened to the journal, until it is said
+        self._read_back = 0
+        self._told = ("", "")  # what was said last, and to which run: all its nodes hear it
 
-    def claim(self, fresh: Iterable[Row], limit: float | None, reuse: bool = True) -> list[tuple[Row, bool]]:
-        """For each row: the one that stands for the same payload already, else the row itself, with its price reserved;
-        and whether it is the caller's to work on. If not, it is done, or somebody works on it who is alive.
+    # Claiming: who pays, and who only waits
 
-        All in one transaction, so that parallel nodes and processes can neither pay twice nor overrun `limit`. The
-        limit is for the purse: what its other payloads cost, each counted once, plus these. With `reuse` off every row
-        is new.
-        Raises OverBudget; nothing is reserved then.
+    def claim(self, fresh: Iterable[JobRecord], limits: Limits, reuse: bool = True) -> list[Claim]:
+        """For each record: the one that stands for the same payload already, else the record itself, with its price
+        reserved; and whether it is the caller's to work on. If not, it is done, or somebody works on it who is alive.
+
+        All in one transaction, so that parallel nodes and processes can neither pay twice nor overrun a limit. With
+        `reuse` off every record is new. Raises OverBudget, and Unavailable where the journal had to be rebuilt and
+        that was not said yet; nothing is reserved then.
         """
-        return self._do(lambda db: self._claim(db, list(fresh), limit, reuse))
+        fresh = list(fresh)
+        self._restore_lost()
+        return self._claimed(self._do(lambda db: self._claim(db, fresh, limits, reuse)))
 
-    def save(self, row: Row) -> None:
-        """Writes the whole row, also into a journal that had to be started anew since."""
-        row.updated = time.time()
-        self._do(lambda db: _write(db, row))
+    def claim_existing(self, name: str) -> Claim | None:
+        """The newest record with this payload hash or id, for collecting; None where there is none. Pays nothing."""
 
-    def row(self, row_id: str) -> Row | None:
-        return self._do(lambda db: _first(db, "id = ?", (row_id,)))
+        def own(db: sqlite3.Connection) -> Claim | None:
+            self._release_dead_owners(db)
+            record = _newest(db, name, self._records)
+            return self._own(db, record) if record else None
 
-    def newest(self, name: str) -> Row | None:
-        """The last row with this payload hash, or the one with this id, unless it has failed."""
+        self._restore_lost()
+        claim = self._do(own)
+        return self._claimed([claim])[0] if claim else None
 
-        def find(db: sqlite3.Connection) -> Row | None:
-            self._take_in_the_dead(db)
-            return _newest(db, name)
+    def reopen(self, record: JobRecord) -> Claim:
+        """A done record whose pictures are gone from the disk: delivered again, and the caller's if nobody was faster."""
+
+        def own(db: sqlite3.Connection) -> Claim:
+            current = _first(db, self._records, "id = ?", (record.id,)) or record
+            if current.state == DONE:
+                current.state, current.owner = DELIVERED, None
+            return self._own(db, current)
+
+        return self._claimed([self._do(own)])[0]
+
+    def adopt(self, job: Job, record: JobRecord) -> bool:
+        """Writes down that a job which a provider listed is this record's; False where it belongs to another."""
+        text = json.dumps(job, default=dict)
+
+        def take_over(db: sqlite3.Connection) -> bool:
+            if _first(db, self._records, "job = ? AND id != ?", (text, record.id)):
+                return False
+            self._write(db, record)
+            return True
+
+        return self._do(take_over)
+
+    # Writing and reading
+
+    def save(self, record: JobRecord) -> None:
+        """Writes the whole record, beside the pictures and into the journal. Raises OSError or sqlite3.Error."""
+        record.updated = time.time()
+        if record.owner is None:
+            self._working.discard(record.id)
+        if record.state not in NOTHING_PAID:
+            self._records.write(record)
+        self._do(lambda db: self._write(db, record))
+        if record.state in NOTHING_PAID:
+            self._records.remove(record.id)
+
+    def release(self, record: JobRecord) -> None:
+        """This process works on it no more. What cannot be written now is known in memory."""
+        if record.id not in self._working:
+            return
+        self._working.discard(record.id)
+        record.owner = None
+        with suppress(sqlite3.Error, OSError):
+            self.save(record)
+
+    def record(self, record_id: str) -> JobRecord | None:
+        return self._do(lambda db: _first(db, self._records, "id = ?", (record_id,)))
+
+    def newest(self, name: str) -> JobRecord | None:
+        """The last record with this payload hash, or the one with this id, unless it has failed."""
+
+        def find(db: sqlite3.Connection) -> JobRecord | None:
+            self._release_dead_owners(db)
+            return _newest(db, name, self._records)
 
         return self._do(find)
 
-    def take(self, name: str) -> tuple[Row, bool] | None:
-        """`newest`, and whether it is the caller's to work on now."""
-
-        def own(db: sqlite3.Connection) -> tuple[Row, bool] | None:
-            self._take_in_the_dead(db)
-            row = _newest(db, name)
-            return self._taken(db, row) if row else None
-
-        return self._do(own)
-
-    def reopen(self, row: Row) -> tuple[Row, bool]:
-        """A done row whose pictures are gone from the disk: delivered again, and the caller's if nobody was faster."""
-
-        def own(db: sqlite3.Connection) -> tuple[Row, bool]:
-            current = _first(db, "id = ?", (row.id,)) or row
-            if current.state == DONE:
-                current.state, current.owner = DELIVERED, None
-            return self._taken(db, current)
-
-        return self._do(own)
-
-    def is_taken(self, job: Mapping[str, Any], row: Row) -> bool:
-        """Whether a job that a provider listed belongs to another row already."""
-        return self._do(lambda db: _first(db, "job = ? AND id != ?", (json.dumps(job), row.id)) is not None)
-
-    def pending(self) -> list[Row]:
+    def pending(self) -> list[JobRecord]:
         """Paid, or perhaps paid, and not collected, oldest first. Those with an owner are under way."""
-        return self._do(lambda db: self._pending(db))
+        self._restore_lost()
+        return self._do(self._pending)
 
-    def pending_of(self, wish: str) -> list[Row]:
-        """Of these, the jobs whose wish begins so, and which no other living process works on."""
+    def uncollected(self, seedless_key: str) -> list[JobRecord]:
+        """Jobs of this request with any seed that are certainly paid, or on their way in this process, and that no other
+        living process works on. A lost answer stands in nobody's way."""
 
-        def find(db: sqlite3.Connection) -> list[Row]:
-            mine = (None, self._me().id)
-            return [row for row in self._pending(db) if row.wish.startswith(wish) and row.owner in mine]
+        def find(db: sqlite3.Connection) -> list[JobRecord]:
+            return [
+                record
+                for record in self._pending(db)
+                if record.seedless_key.startswith(seedless_key)
+                and (record.state in (*PAID, DONE) or record.id in self._working)
+                and record.owner in (None, self._me().id)
+                and not record.note
+            ]
 
         return self._do(find)
 
     def set_collected(self, names: Iterable[str]) -> None:
         """The finished jobs with these payload hashes or ids. They are kept for a while all the same."""
-        where = "(hash = ? OR id = ?) AND state = ? AND collected IS NULL"
-        values = [(time.time(), name, name, DONE) for name in names]
-        self._do(lambda db: db.executemany(f"UPDATE jobs SET collected = ? WHERE {where}", values))
+        self._collect("(hash = ? OR id = ?) AND state = ? AND collected IS NULL", [(n, n, DONE) for n in names])
 
-    def put_aside(self, row_id: str) -> bool:
-        """Waits no more, whatever its state; False while somebody works on it."""
-        change = "UPDATE jobs SET collected = ? WHERE id = ? AND owner IS NULL"
-        return self._do(lambda db: db.execute(change, (time.time(), row_id)).rowcount == 1)
+    def dismiss(self, record_id: str) -> bool:
+        """Waits no more, whatever its state, and stands in the way of no new order; False while somebody works on it."""
+        return self._collect("id = ? AND owner IS NULL", [(record_id,)]) == 1
+
+    def spent(self, budget_key: str = "") -> tuple[float, float]:
+        """US dollars paid or reserved: by the run with this key, and in the last 24 hours."""
+        return self._do(lambda db: self._spent(db, budget_key))
 
     def prune(self) -> list[str]:
-        """Forgets what is old, and the oldest pictures where they take too much room, but no picture that nobody has
-        collected. Returns their file names."""
+        """Forgets what is finished, collected and old, and the oldest collected pictures where they take too much room.
+        Returns the pictures' file names. What nobody has collected, and what may still be had, stays."""
 
-        def forget(db: sqlite3.Connection) -> list[str]:
-            is_over = f"owner IS NULL AND (collected IS NOT NULL OR state != '{DONE}')"
-            old = _rows(db, f"{is_over} AND updated < ?", (time.time() - KEEP_SECONDS,))
+        def forget(db: sqlite3.Connection) -> list[JobRecord]:
+            is_over = f"owner IS NULL AND ((state = '{DONE}' AND collected IS NOT NULL) OR state = '{FAILED}')"
+            old = _all(db, self._records, f"{is_over} AND updated < ?", (time.time() - KEEP_SECONDS,))
             room, full = KEEP_PICTURE_BYTES, []
-            for row in _rows(db, "state = ? AND collected IS NOT NULL ORDER BY updated DESC", (DONE,)):
-                room -= row.bytes
+            for record in _all(db, self._records, "state = ? AND collected IS NOT NULL ORDER BY updated DESC", (DONE,)):
+                room -= record.bytes
                 if room < 0:
-                    full.append(row)
-            gone = {row.id: row for row in [*old, *full]}
-            db.executemany("DELETE FROM jobs WHERE id = ?", [(row_id,) for row_id in gone])
-            return [name for row in gone.values() for name in row.pictures]
+                    full.append(record)
+            gone = {record.id: record for record in [*old, *full]}
+            for record_id in gone:  # the file first: a row without one is written anew, a file without a row comes back
+                self._records.remove(record_id)
+            db.executemany("DELETE FROM jobs WHERE id = ?", [(record_id,) for record_id in gone])
+            return list(gone.values())
 
-        return self._do(forget)
+        return [name for record in self._do(forget) for name in record.pictures]
+
+    # Other processes
+
+    def say_wanted(self, record_id: str) -> None:
+        """This process waits for a job that another one works on."""
+        self._me().say_wanted(record_id)
+
+    def is_wanted(self, record_id: str) -> bool:
+        """Whether another living process waits for it."""
+        return self._me().is_wanted_by_others(record_id)
 
     def close(self) -> None:
         with self._lock:
@@ -196,31 +229,75 @@ class Journal:
                 self._owner.close()
             self._db = self._owner = None
 
-    def _claim(
-        self, db: sqlite3.Connection, fresh: list[Row], limit: float | None, reuse: bool
-    ) -> list[tuple[Row, bool]]:
-        self._take_in_the_dead(db)
-        found = [_same(db, row.hash) if reuse else None for row in fresh]
-        new = [row for row, known in zip(fresh, found, strict=True) if known is None]
-        if limit is not None and new:
-            _refuse_above(limit, db, new)
-        return [self._taken(db, known or row) for row, known in zip(fresh, found, strict=True)]
+    # Within one transaction
 
-    def _taken(self, db: sqlite3.Connection, row: Row) -> tuple[Row, bool]:
-        if row.owner is not None or row.state == DONE:
-            return row, False
-        row.owner, row.updated, row.collected = self._me().id, time.time(), None
-        _write(db, row)
-        return row, True
+    def _claim(self, db: sqlite3.Connection, fresh: list[JobRecord], limits: Limits, reuse: bool) -> list[Claim]:
+        self._release_dead_owners(db)
+        found = [_same(db, record.hash, self._records) if reuse else None for record in fresh]
+        new = [record for record, known in zip(fresh, found, strict=True) if known is None]
+        if new:
+            asked = sum(record.reserved or 0.0 for record in new)
+            limits.check(asked, *self._spent(db, new[0].budget_key))
+            self._say_what_happened(new[0].budget_key)
+        return [self._own(db, known or record) for record, known in zip(fresh, found, strict=True)]
 
-    def _pending(self, db: sqlite3.Connection) -> list[Row]:
-        self._take_in_the_dead(db)
+    def _own(self, db: sqlite3.Connection, record: JobRecord) -> Claim:
+        is_worked_on = record.id in self._working if record.owner == self._me().id else record.owner is not None
+        if is_worked_on or record.state == DONE:
+            return record, False
+        record.owner, record.updated, record.collected = self._me().id, time.time(), None
+        self._write(db, record)
+        return record, True
+
+    def _claimed(self, claims: list[Claim]) -> list[Claim]:
+        for record, is_mine in claims:
+            if is_mine:
+                self._working.add(record.id)
+                self._reserved.setdefault(record.id, time.monotonic())
+        return claims
+
+    def _spent(self, db: sqlite3.Connection, budget_key: str) -> tuple[float, float]:
+        """The last 24 hours count by the wall clock, and what this process paid also by one that nobody sets."""
+        price = "COALESCE(billed, reserved, 0)"
+        run = (
+            db.execute(f"SELECT SUM({price}) FROM jobs WHERE purse = ?", (budget_key,)).fetchone()[0]
+            if budget_key
+            else 0
+        )
+        rows = db.execute(f"SELECT id, created, {price} FROM jobs WHERE {price} > 0").fetchall()
+        since, began = time.time() - ONE_DAY, time.monotonic() - ONE_DAY
+        today = sum(usd for key, created, usd in rows if created > since or self._reserved.get(key, began) > began)
+        return run or 0.0, today
+
+    def _pending(self, db: sqlite3.Connection) -> list[JobRecord]:
+        self._release_dead_owners(db)
         states = (*TO_COLLECT, DONE)
         marks = ",".join("?" * len(states))
-        return _rows(db, f"state IN ({marks}) AND collected IS NULL ORDER BY created", states)
+        return _all(db, self._records, f"state IN ({marks}) AND collected IS NULL ORDER BY created", states)
 
-    def _take_in_the_dead(self, db: sqlite3.Connection) -> None:
-        """What a killed process left: a reserved row never left, one in sending may have."""
+    def _collect(self, where: str, values: list[tuple[Any, ...]]) -> int:
+        """Returns how many records changed; their files say it too."""
+
+        def change(db: sqlite3.Connection) -> list[JobRecord]:
+            records = [record for line in values for record in _all(db, self._records, where, line)]
+            for record in records:
+                record.collected = time.time()
+                self._write(db, record)
+            return records
+
+        changed = self._do(change)
+        with suppress(OSError):  # a record that is not told so waits once more, after the journal was lost
+            for record in changed:
+                self._records.write(record)
+        return len(changed)
+
+    def _write(self, db: sqlite3.Connection, record: JobRecord) -> None:
+        values = [_column(getattr(record, name), name) for name in FIELDS]
+        marks = ",".join("?" * len(FIELDS))
+        db.execute(f"INSERT OR REPLACE INTO jobs ({','.join(COLUMN_OF.values())}) VALUES ({marks})", values)
+
+    def _release_dead_owners(self, db: sqlite3.Connection) -> None:
+        """What a killed process left: a reserved record never left, one in sending may have."""
         owners = [owner for (owner,) in db.execute("SELECT DISTINCT owner FROM jobs WHERE owner IS NOT NULL")]
         for owner in owners:
             if not self._me().is_alive(owner):
@@ -235,6 +312,36 @@ class Journal:
             self._owner = process_locks.Owner(self._folder)
         return self._owner
 
+    # The file, and what to do when it is not what it was
+
+    def _restore_lost(self) -> None:
+        """Reads back what lies beside the pictures and is not in the journal."""
+
+        def restore(db: sqlite3.Connection) -> int:
+            known = {record_id for (record_id,) in db.execute("SELECT id FROM jobs")}
+            found = [self._records.read(record_id) for record_id in sorted(self._records.ids() - known)]
+            for record in filter(None, found):
+                self._write(db, record)
+            return len(list(filter(None, found)))
+
+        with self._lock:
+            count = self._do(restore)
+            if count:
+                self._read_back += count
+                self._notice = self._notice or "The journal of paid jobs had lost some of them."
+
+    def _say_what_happened(self, budget_key: str) -> None:
+        if self._notice:
+            told = f"{self._notice} {self._read_back} were read back from the records beside the pictures."
+            logger.warning("API Krea: %s", told)
+            self._told = (told, budget_key or uuid.uuid4().hex)
+            self._notice, self._read_back = "", 0
+            budget_key = self._told[1]
+        if self._told[1] and self._told[1] == budget_key:
+            raise Unavailable(
+                f"{self._told[0]} Nothing was sent or paid now. Look at “Paid and waiting” in the settings, then run again."
+            )
+
     def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
         with self._lock:
             try:
@@ -242,7 +349,8 @@ class Journal:
             except sqlite3.DatabaseError as error:
                 if not _is_damage(error):
                     raise
-            self._set_aside()
+            self._quarantine()
+            self._restore_lost()
             return self._transaction(work)
 
     def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -267,26 +375,45 @@ class Journal:
         except FileNotFoundError:
             return True
 
-    def _open(self, path: str | None = None) -> sqlite3.Connection:
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with suppress(OSError), os.fdopen(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600)):
+    def _open(self) -> sqlite3.Connection:
+        private_folder(self._folder)
+        if not self._path.exists() and self._had_pictures():
+            self._notice = "The journal of paid jobs is gone, and a new one begins."
+        with os.fdopen(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600)):
             pass  # prompts are in it: nobody else on the machine reads them
-        db = sqlite3.connect(path or self._path, timeout=30.0, isolation_level=None, check_same_thread=False)
+        db = sqlite3.connect(self._path, timeout=WAIT_FOR_LOCK, isolation_level=None, check_same_thread=False)
         try:
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=FULL")
             db.execute(f"CREATE TABLE IF NOT EXISTS jobs ({COLUMNS})")
-            _bring_up_to_date(db)
             db.execute("CREATE INDEX IF NOT EXISTS jobs_hash ON jobs (hash)")
-            db.execute(f"SELECT {','.join(NAMES)} FROM jobs LIMIT 1")
+            db.execute(f"{SELECT} LIMIT 1")
+            self._write_missing_records(db)
         except BaseException:
             db.close()
             raise
         self._inode = os.stat(self._path).st_ino
         return db
 
-    def _set_aside(self) -> None:
-        """Starts a new journal beside the damaged one, unless another process has just done that."""
+    def _had_pictures(self) -> bool:
+        with suppress(OSError):
+            return any(path.suffix in PICTURE_ENDINGS for path in self._records.folder.iterdir())
+        return False
+
+    def _write_missing_records(self, db: sqlite3.Connection) -> None:
+        """For the jobs of version 0.1.0, which kept none."""
+        states = (SENDING, UNKNOWN, *PAID, DONE, SPENT, CANCELLED)
+        marks = ",".join("?" * len(states))
+        db.execute("BEGIN IMMEDIATE")  # while another process prunes, its files and rows differ
+        known = self._records.ids()
+        for record in _all(db, self._records, f"state IN ({marks})", states):
+            if record.id not in known:
+                self._records.write(record)
+        db.execute("COMMIT")
+
+    def _quarantine(self) -> None:
+        """Starts a new journal beside the damaged one, unless another process has just done that. Raises OSError where
+        the damaged one cannot be moved: without a journal on disk nothing is paid."""
         if self._db:
             self._db.close()
             self._db = None
@@ -294,20 +421,12 @@ class Journal:
             if self._is_sound():
                 return
             aside = self._folder / f"journal.corrupt-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}.sqlite3"
-            try:
-                os.replace(self._path, aside)
-            except OSError:
-                logger.error("API Krea: %s is damaged and cannot be moved; this session keeps no journal.", self._path)
-                self._db = self._open(":memory:")
-                return
+            os.replace(self._path, aside)
             for ending in ("-wal", "-shm"):
                 with suppress(OSError):
                     os.replace(f"{self._path}{ending}", f"{aside}{ending}")
-        logger.error(
-            "API Krea: the journal was damaged and is set aside as %s. A new one begins: jobs that were paid and not "
-            "collected are known only to the providers now; look there before you repeat one.",
-            aside.name,
-        )
+        self._notice = f"The journal of paid jobs was damaged and is kept as {aside.name}; a new one begins."
+        logger.error("API Krea: %s", self._notice)
 
     def _is_sound(self) -> bool:
         try:
@@ -322,72 +441,46 @@ class Journal:
             db.close()
 
 
-def _same(db: sqlite3.Connection, payload_hash: str) -> Row | None:
-    """What is done costs nothing more and comes first; what can only refuse comes last."""
-    return _find(db, payload_hash, f"state != '{DONE}', state IN ('{UNKNOWN}', '{SPENT}'), created DESC")
+def _same(db: sqlite3.Connection, payload_hash: str, records: Records) -> JobRecord | None:
+    """What is done costs nothing more and comes first; what can only refuse comes last, and stands in nobody's way once
+    a person has dismissed it."""
+    is_dismissed = f"(state IN ('{UNKNOWN}', '{SPENT}') AND collected IS NOT NULL)"
+    order = f"state != '{DONE}', state IN ('{UNKNOWN}', '{SPENT}'), created DESC"
+    marks = ",".join("?" * len(REUSABLE))
+    where = f"hash = ? AND state IN ({marks}) AND NOT {is_dismissed} ORDER BY {order}"
+    return _first(db, records, where, (payload_hash, *REUSABLE))
 
 
-def _newest(db: sqlite3.Connection, name: str) -> Row | None:
-    return _find(db, name, "created DESC")
+def _newest(db: sqlite3.Connection, name: str, records: Records) -> JobRecord | None:
+    marks = ",".join("?" * len(REUSABLE))
+    where = f"(hash = ? OR id = ?) AND state IN ({marks}) ORDER BY created DESC"
+    return _first(db, records, where, (name, name, *REUSABLE))
 
 
-def _find(db: sqlite3.Connection, name: str, order: str) -> Row | None:
-    marks = ",".join("?" * len(TO_FIND))
-    return _first(db, f"(hash = ? OR id = ?) AND state IN ({marks}) ORDER BY {order}", (name, name, *TO_FIND))
+def _all(db: sqlite3.Connection, records: Records, where: str, values: Iterable[Any]) -> list[JobRecord]:
+    lines = db.execute(f"{SELECT} WHERE {where}", tuple(values)).fetchall()
+    return [_record(dict(zip(FIELDS, line, strict=True)), records) for line in lines]
 
 
-def _bring_up_to_date(db: sqlite3.Connection) -> None:
-    """An older journal has neither column; what it had finished counts as collected."""
-    db.execute("BEGIN IMMEDIATE")
-    known = {name for _, name, *_ in db.execute("PRAGMA table_info(jobs)")}
-    if "collected" not in known:
-        db.execute("ALTER TABLE jobs ADD COLUMN collected REAL")
-        db.execute("ALTER TABLE jobs ADD COLUMN wish TEXT DEFAULT ''")
-        db.execute("UPDATE jobs SET collected = updated WHERE state = ?", (DONE,))
-    db.execute("COMMIT")
+def _first(db: sqlite3.Connection, records: Records, where: str, values: Iterable[Any]) -> JobRecord | None:
+    return next(iter(_all(db, records, f"{where} LIMIT 1", values)), None)
 
 
-def _refuse_above(limit: float, db: sqlite3.Connection, new: list[Row]) -> None:
-    if any(row.reserved is None for row in new):
-        raise OverBudget("Nobody knows what this costs, and there is a limit. Nothing was sent. Take the limit away.")
-    asked = sum(row.reserved or 0.0 for row in new)
-    spent = _spent(db, new) if new[0].purse else 0.0
-    if spent + asked > limit + CENT_DUST:
-        already = f" on top of ${spent:.3f} already spent or reserved for this graph" if spent else ""
-        raise OverBudget(
-            f"This would cost about ${asked:.3f}{already}; the limit is ${limit:.3f}. Nothing was sent or paid. "
-            "Raise max_cost_usd (or FLUX_KREA_MAX_COST_USD), or ask for less."
-        )
+def _record(values: dict[str, Any], records: Records) -> JobRecord:
+    """A row as a record. One that nobody can read is read from its file, else it is a call with an unknown outcome."""
+    try:
+        return JobRecord(**{name: json.loads(value) if name in AS_JSON else value for name, value in values.items()})
+    except (ValueError, TypeError):
+        pass
+    kept = records.read(str(values["id"]))
+    if kept:
+        return kept
+    empty = {"request": {}, "job": None, "delivery": None, "pictures": []}
+    return JobRecord(**{**values, **empty, "state": UNKNOWN, "note": "its entry in the journal cannot be read"})
 
 
-def _spent(db: sqlite3.Connection, new: list[Row]) -> float:
-    """What the purse's other payloads cost. A payload that is paid again replaces its earlier self, unless that one is
-    still under way: so a graph that runs every day has its whole budget every day."""
-    hashes = {row.hash for row in new}
-    by_hash: dict[str, float] = {}
-    for row in _rows(db, "purse = ?", (new[0].purse,)):
-        price = row.billed if row.billed is not None else row.reserved or 0.0
-        if row.hash not in hashes or row.owner is not None:
-            by_hash[row.hash] = max(price, by_hash.get(row.hash, 0.0))
-    return sum(by_hash.values())
-
-
-def _rows(db: sqlite3.Connection, where: str, values: Iterable[Any]) -> list[Row]:
-    found = db.execute(f"SELECT {','.join(NAMES)} FROM jobs WHERE {where}", tuple(values)).fetchall()
-    return [_row(dict(zip(NAMES, line, strict=True))) for line in found]
-
-
-def _first(db: sqlite3.Connection, where: str, values: Iterable[Any]) -> Row | None:
-    return next(iter(_rows(db, f"{where} LIMIT 1", values)), None)
-
-
-def _row(values: dict[str, Any]) -> Row:
-    return Row(**{name: json.loads(value) if name in AS_JSON else value for name, value in values.items()})
-
-
-def _write(db: sqlite3.Connection, row: Row) -> None:
-    values = [json.dumps(getattr(row, name)) if name in AS_JSON else getattr(row, name) for name in NAMES]
-    db.execute(f"INSERT OR REPLACE INTO jobs ({','.join(NAMES)}) VALUES ({','.join('?' * len(NAMES))})", values)
+def _column(value: Any, name: str) -> Any:
+    return json.dumps(value, default=dict) if name in AS_JSON else value
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:

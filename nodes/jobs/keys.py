@@ -5,16 +5,17 @@ Only the client is handed a key. The page learns where a key comes from, never t
 
 from __future__ import annotations
 
+import base64
 import json
-import os
 import re
-import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 from ..providers.contract import KeyRefused, Provider
 from . import environment
+from .limits import write_private_json
 
 FROM_ENVIRONMENT, FROM_FILE, MISSING = "environment", "file", "missing"
 
@@ -55,24 +56,27 @@ class Keys:
         if not key:
             raise KeyRefused("The key is empty. To take a stored key away, remove it.")
         with self._lock:
-            self._write({**self._stored(), provider_id: key})
+            write_private_json(self._path, {**self._stored(), provider_id: key})
 
     def remove(self, provider_id: str) -> None:
         with self._lock:
-            self._write({name: key for name, key in self._stored().items() if name != provider_id})
+            write_private_json(self._path, {name: key for name, key in self._stored().items() if name != provider_id})
 
-    def hidden(self, text: str) -> str:
-        """The text without any key that is known here, whichever provider it belongs to."""
-        known = {self._environment(name) for name in self._providers} | set(self._stored().values())
-        for key in sorted(known, key=len, reverse=True):
-            if len(key) >= 4:
-                text = text.replace(key, HIDDEN)
-        return text
+    def without_keys(self, content: bytes) -> bytes:
+        """An answer without any key that is known here, whichever provider it belongs to: also where it is split by
+        white space, or written in base64. Done before anything is cut out of the answer."""
+        for key in self._known():
+            content = _pattern_of(key).sub(HIDDEN.encode(), content)
+        return content
 
     def redacted(self, text: str) -> str:
         """A text fit to be shown: no known key, nothing that looks like one, and short."""
-        text = MARKS.sub(HIDDEN, self.hidden(text))
+        text = MARKS.sub(HIDDEN, self.without_keys(text.encode("utf-8", "replace")).decode("utf-8", "replace"))
         return text if len(text) <= LONGEST_MESSAGE else text[: LONGEST_MESSAGE - 1] + "…"
+
+    def _known(self) -> Iterator[str]:
+        known = {self._environment(name) for name in self._providers} | set(self._stored().values())
+        return (key for key in sorted(known, key=len, reverse=True) if len(key) >= 4)
 
     def _environment(self, provider_id: str) -> str:
         provider = self._providers.get(provider_id)
@@ -88,16 +92,19 @@ class Keys:
             return {}
         return {name: key for name, key in stored.items() if isinstance(key, str) and key}
 
-    def _write(self, stored: Mapping[str, str]) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        handle, unfinished = tempfile.mkstemp(dir=self._path.parent, prefix=".keys-")  # created with mode 0600
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(stored, file, indent=1)
-            os.replace(unfinished, self._path)
-        except BaseException:
-            Path(unfinished).unlink(missing_ok=True)
-            raise
+
+@cache
+def _pattern_of(key: str) -> re.Pattern[bytes]:
+    """The key as it is or in base64 at any of its three offsets, with white space or JSON's escapes anywhere inside."""
+    plain = key.encode()
+    forms = [plain]
+    for offset, unsure in ((0, 0), (1, 2), (2, 3)):  # characters in front that the bytes before it decide, too
+        encoded = base64.b64encode(b"\0" * offset + plain).rstrip(b"=")
+        forms.append(encoded[unsure:] if (offset + len(plain)) % 3 == 0 else encoded[unsure:-1])
+    gap = rb"(?:\s|\\[nrt]?)*"
+    return re.compile(
+        b"|".join(gap.join(re.escape(bytes([sign])) for sign in form) for form in forms if len(form) >= 4)
+    )
 
 
 def _clean(key: str) -> str:

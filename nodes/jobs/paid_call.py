@@ -5,416 +5,445 @@ The thread outlives the node that asked: an answer that costs money is filed eve
 
 from __future__ import annotations
 
-import json
 import logging
 import sqlite3
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from ..providers.answers import is_about_content
 from ..providers.contract import (
-    Accepted,
     Answer,
     BadAnswer,
     Call,
     Cancelled,
     ContentRefused,
     Delivery,
-    Exchange,
     GenerationFailed,
+    Job,
     Picture,
     Progress,
     ProviderError,
     RequestRefused,
     Unavailable,
     UnknownOutcome,
+    Unsupported,
 )
-from . import downloads
-from .client import Client, Gone
-from .journal import ACCEPTED, CANCELLED, DELIVERED, DONE, FAILED, RESERVED, SENDING, SPENT, UNKNOWN, Row
-from .planned_call import Desk, Order, Outcome
+from . import downloads, sentences
+from .callers import Callers
+from .client import Backoff, Client, Gone, NoAnswer, Stopped
+from .job_record import (
+    ACCEPTED,
+    CANCEL_ASKED,
+    CANCELLED,
+    DELIVERED,
+    DONE,
+    FAILED,
+    GONE_ONCE,
+    RESERVED,
+    SENDING,
+    SPENT,
+    UNKNOWN,
+    JobRecord,
+)
+from .journal import Claim
+from .limits import Limits
+from .merging import Outcome
+from .planning import PlannedCall
+from .services import Services
 
+T = TypeVar("T")
 logger = logging.getLogger("flux_krea")
 
 FINAL = (GenerationFailed, ContentRefused, RequestRefused)  # after these an accepted job has nothing left to give
 LOOK_FOR_LOST = (0.5, 2.0, 4.0)  # seconds before each look: lists of jobs lag behind
-WATCH_OTHERS = 0.3  # seconds between looks at a row that another process works on
-ORDER_AGAIN = "To order it again all the same, and perhaps pay twice, change the seed or switch reuse off."
-RUN_AGAIN = "Run again with the same settings to collect it: nothing is paid twice."
+WATCH_OTHERS = 0.3  # seconds between looks at a record that another process works on
+TRY_DISK_AGAIN = 1.0  # seconds between two tries to write down what is paid
+TELL_OF_DISK = 3.0  # seconds of such tries after which whoever waits is told
 
 
-class Part:
+class WasCancelled(Exception):
+    """The provider says that the job was cancelled, as a person had asked."""
+
+
+class PaidCall:
     """`future` ends with an Outcome or a ProviderError."""
 
-    def __init__(self, order: Order, desk: Desk):
-        self.order = order
+    def __init__(self, planned: PlannedCall, services: Services):
+        self.planned = planned
+        self.callers = Callers(self._on_deserted)
         self.future: Future[Outcome] = Future()
-        self.listeners: list[Callable[[Progress], None]] = []
-        self._desk = desk
-        self._provider = order.provider
-        self._request = order.request
-        self._row = order.row
+        self._services = services
+        self._provider = planned.provider
+        self._record = planned.record
+        self._record_lock = threading.RLock()  # a cancelling thread writes too
         self._client: Client | None = None
-        self._holders = 0
-        self._limit: float | None = None
-        self._lock = threading.Lock()  # of holders and ending
-        self._row_lock = threading.RLock()  # the cancelling thread writes too
-        self._stopped = threading.Event()
-        self._has_ended = False
-        self._cancelling = threading.Lock()
         self._cancel_call: Call | None = None
-        self._cancel_was_tried = False
+        self._cancelling = threading.Lock()
+        self._is_unwritten = False
 
-    # From the outside, any thread
+    @property
+    def is_at_risk(self) -> bool:
+        """Ending the process now would lose what is paid: an answer is on its way, or cannot be written down."""
+        return not self.future.done() and (self._record.state == SENDING or self._is_unwritten)
 
-    def join(self, listener: Callable[[Progress], None]) -> bool:
-        """One more wants this picture. False when it is too late: being cancelled, or over."""
-        with self._lock:
-            if self._has_ended or self._cancel_was_tried or self.future.done():
-                return False
-            self._holders += 1
-            self._stopped.clear()
-            self.listeners.append(listener)
-            return True
+    @property
+    def label(self) -> str:
+        return self._provider.label
 
-    def leave(self, listener: Callable[[Progress], None]) -> None:
-        """The last one to leave stops the job, remotely too where the provider can. Never blocks."""
-        with self._lock:
-            self.listeners.remove(listener)
-            self._holders -= 1
-            if self._holders or self._has_ended or self.future.done():
-                return
-            self._stopped.set()
-        if self._row.state == ACCEPTED and self._cancel_call:
-            threading.Thread(target=self._cancel_remotely, name="krea-cancel", daemon=True).start()
-
-    def begin(self, row: Row, is_mine: bool, limit: float | None) -> None:
-        """With what the journal's claim gave."""
-        self._limit = limit
-        threading.Thread(target=self._run, args=(row, is_mine), name="krea-job", daemon=True).start()
-
-    def fail(self, error: ProviderError) -> None:
-        self.future.set_exception(error)
-
-    # In the part's own thread
-
-    def _run(self, row: Row, is_mine: bool) -> None:
+    def run(self, claim: Claim, limits: Limits) -> None:
+        """With what the journal's claim gave. Never raises."""
         try:
-            with self._desk.slots:
-                outcome = self._outcome(row, is_mine)
+            with self._services.slots:
+                outcome = self._outcome(claim, limits)
         except Exception as error:
-            self._let_go()
-            self.future.set_exception(self._told(error))
+            self._services.journal.release(self._record)
+            self.fail(sentences.with_next_step(self._readable(error), self._record))
         else:
+            self.callers.close()
             self.future.set_result(outcome)
-            self._tidy()
         finally:
             if self._client:
                 self._client.close()
 
-    def _outcome(self, row: Row, is_mine: bool) -> Outcome:
-        self._row = row
-        while not is_mine:
-            if row.state == DONE:
-                if pictures := downloads.on_disk(row, self._desk.pictures):
-                    return Outcome(row, downloads.delivery_of(row), pictures, was_paid_before=True)
-                row, is_mine = self._desk.journal.reopen(row)
-            else:
-                self._show(Progress("the same picture is under way already"))
-                self._pause_for_others()
-                row, is_mine = self._desk.journal.claim([self.order.row], self._limit)[0]
-        self._row = row
-        was_paid_before = row.state != RESERVED
-        began = time.monotonic()
-        delivery = downloads.delivery_of(row) if row.state == DELIVERED else self._generate()
-        generated = time.monotonic()
-        pictures = self._collect(delivery)
-        seconds = {"generate": generated - began, "download": time.monotonic() - generated}
-        return Outcome(self._row, downloads.delivery_of(self._row), pictures, was_paid_before, seconds)
+    def fail(self, error: ProviderError) -> None:
+        self.callers.close()
+        self.future.set_exception(error)
 
-    def _generate(self) -> Delivery:
-        """From wherever the row stands to the delivery. Raises ProviderError; the row says what a next run can do."""
-        if self._row.state == SPENT:
-            kind = ContentRefused if is_about_content(self._row.note) else GenerationFailed
-            text = (
-                f"Exactly this was sent on {self._date()} and left no picture: {self._row.note} Now nothing was sent."
-            )
-            raise kind(text, paid=None)
-        if self._row.state == UNKNOWN:
-            self._find_lost(self._asked_before())
-        try:
-            return self._drive(self._exchange())
-        except Exception as error:
-            fault = error if isinstance(error, ProviderError) else self._unforeseen(error)
-        if self._row.state == SENDING and fault.paid is not False and not isinstance(fault, FINAL):
-            self._save(state=UNKNOWN)
-            self._find_lost(fault)
-            try:
-                return self._drive(self._exchange())
-            except ProviderError as error:
-                fault = error
-        if self._row.state in (RESERVED, SENDING) or (self._row.state == ACCEPTED and isinstance(fault, FINAL)):
-            self._give_up(FAILED if fault.paid is False else SPENT, fault)
-        raise fault
+    # ── from the claim to the pictures ───────────────────────────────────────────────────────────────────────────────
 
-    def _exchange(self) -> Exchange:
-        job = self._row.job
-        return self._provider.exchange(self._request) if job is None else self._provider.exchange(self._request, job)
-
-    def _drive(self, exchange: Exchange) -> Delivery:
-        advance, answer, watch = exchange.send, None, None
+    def _outcome(self, claim: Claim, limits: Limits) -> Outcome:
+        record, is_mine = claim
         while True:
-            try:
-                step = advance(answer)
-            except StopIteration as end:
-                if watch:
-                    watch.ended()
-                return self._file(end.value)
-            if isinstance(step, Accepted):
-                self._save(state=ACCEPTED, job=dict(step.job))
-                watch = self._desk.pace.watch((self.order.provider_id, self._row.endpoint, self._request.steps))
-                answer = None
-            elif watch and step.delay and (answer is None or answer.ok):
-                answer = self._answer(replace(step, delay=watch.pause(step.delay)))
+            if is_mine:
+                try:
+                    return self._complete(record)
+                except WasCancelled:
+                    if self.callers.deserted.is_set():
+                        raise Cancelled("Cancelled; the provider stopped the job.", paid=True) from None
+                    record, is_mine = self._services.journal.claim([self.planned.record], limits)[0]
+            elif record.state == DONE:
+                if pictures := downloads.on_disk(record, self._services.pictures):
+                    return Outcome(record, downloads.delivery_of(record), pictures, was_paid_before=True)
+                record, is_mine = self._services.journal.reopen(record)
             else:
-                answer = self._answer(step)
+                self._services.journal.say_wanted(record.id)
+                self.callers.show(Progress("the same picture is under way already"))
+                self._wait_while_called(WATCH_OTHERS)
+                record, is_mine = self._services.journal.claim([self.planned.record], limits)[0]
 
-    def _answer(self, call: Call) -> Answer:
-        if call.cancel:
-            self._cancel_call = call.cancel
-        if call.progress:
-            self._show(call.progress)
-        self._pause(min(call.delay, self._desk.patience.between_polls))
-        if call.paid and self._row.state != RESERVED:
-            raise BadAnswer(f"{self._provider.label} would have to be paid a second time for one job; it was not sent.")
+    def _complete(self, record: JobRecord) -> Outcome:
+        """From the state that the journal has it in to the pictures on disk. What is raised leaves the record in a state
+        that says what the next run can do."""
+        self._record = record
+        was_paid_before = record.state != RESERVED
+        began = time.monotonic()
+        if self._record.state == SPENT:
+            raise sentences.left_no_picture(record)
+        if self._record.state == UNKNOWN:
+            self._find_lost(sentences.asked_before(self.label, record))
+        if self._record.state == RESERVED:
+            self._submit()
+        if self._record.state == ACCEPTED:
+            self._follow()
+        if self._record.state != DELIVERED:
+            raise Unsupported("The job has failed or was cancelled meanwhile.")
+        generated = time.monotonic()
+        pictures = self._collect()
+        seconds = {"generate": generated - began, "download": time.monotonic() - generated}
+        delivery = downloads.delivery_of(self._record)
+        return Outcome(self._record, delivery, pictures, was_paid_before, seconds)
+
+    def _submit(self) -> None:
+        """Reserved → accepted, or delivered at a provider that blocks."""
+        if self.planned.plan is None:
+            raise Unsupported("The request cannot be planned again from the journal alone. Submit it again.")
         try:
-            # An accepted job is asked after by its exchange, which has its own patience with what it hears.
-            return self._connection().answer_to(call, repeat_statuses=self._row.state != ACCEPTED)
-        except ProviderError as error:
-            if not call.paid:
-                error.paid = {SENDING: None, ACCEPTED: True}.get(self._row.state, error.paid)
+            end = self._play(self._provider.submit(self.planned.plan))
+            if isinstance(end, Delivery):
+                self._file(end)
+            else:
+                self._save(state=ACCEPTED, job=dict(end))
+        except Exception as error:
+            fault = self._readable(error)
+            if self._record.state == SENDING and fault.paid is not False and not isinstance(fault, FINAL):
+                self._save(state=UNKNOWN)
+                return self._find_lost(fault)
+            self._give_up(FAILED if fault.paid is False else SPENT, fault)
+            raise fault from None
+
+    def _follow(self) -> None:
+        """Accepted → delivered. Free, and can be repeated."""
+        if self._provider.follow is None or self._record.job is None:
+            raise BadAnswer(f"The saved job of {self.label} cannot be read.", paid=True)
+        try:
+            delivery = self._play(self._provider.follow(self._record.job, self.planned.request))
+            self._file(delivery)
+        except FINAL as fault:
+            was_asked = self._record.note == CANCEL_ASKED
+            self._give_up(CANCELLED if was_asked else FAILED if fault.paid is False else SPENT, fault)
+            if was_asked:
+                raise WasCancelled from None
             raise
 
-    def _file(self, delivery: Delivery) -> Delivery:
+    def _file(self, delivery: Delivery) -> None:
         """Pictures that came as text go to disk before anything else: their only copy is in memory."""
         if not delivery.pictures:
-            raise GenerationFailed(f"{self._provider.label} finished without a picture.", paid=True)
-        urls = downloads.store_texts(delivery.pictures, self._row, self._desk.pictures, self._connection())
+            raise GenerationFailed(f"{self.label} finished without a picture.", paid=True)
+        urls = self._insist(
+            lambda: downloads.store_texts(delivery.pictures, self._record, self._services.pictures, self._connection())
+        )
         flags = (*delivery.flags, *[None] * len(urls))[: len(urls)]
-        notes = tuple(self._desk.keys.redacted(note) for note in delivery.notes)
-        delivery = replace(delivery, pictures=urls, flags=flags, notes=notes)
-        self._save(state=DELIVERED, delivery=asdict(delivery), billed=delivery.cost_usd)
-        return delivery
+        notes = tuple(self._services.keys.redacted(note) for note in delivery.notes)
+        kept = asdict(replace(delivery, pictures=urls, flags=flags, notes=notes))
+        self._save(state=DELIVERED, delivery=kept, billed=delivery.cost_usd)
 
-    def _collect(self, delivery: Delivery) -> tuple[Picture, ...]:
-        self._show(Progress("downloading"))
+    def _collect(self) -> tuple[Picture, ...]:
+        """Delivered → done."""
+        self.callers.show(Progress("downloading"))
         try:
-            pictures = self._download(delivery)
-        except Gone:
-            if self._row.job is None:
-                raise
-            # Addresses expire. The job may name new ones.
-            self._save(state=ACCEPTED)
-            pictures = self._download(self._drive(self._exchange()))
+            pictures = self._download()
+        except Gone as gone:
+            self._ask_for_new_addresses(gone)
+            pictures = self._download()
         names = [Path(picture.path).name for picture in pictures]
         size = sum(Path(picture.path).stat().st_size for picture in pictures)
-        self._save(state=DONE, pictures=names, bytes=size, owner=None)
+        self._save(state=DONE, pictures=names, bytes=size, owner=None, note="")
         return pictures
 
-    def _download(self, delivery: Delivery) -> tuple[Picture, ...]:
-        return downloads.fetch(delivery.pictures, self._row, self._desk.pictures, self._new_client)
+    def _download(self) -> tuple[Picture, ...]:
+        urls = downloads.delivery_of(self._record).pictures
+        try:
+            return downloads.fetch(urls, self._record, self._services.pictures, self._new_client)
+        except OSError as error:
+            raise sentences.no_room(error, self._record, str(self._services.pictures)) from None
+
+    def _ask_for_new_addresses(self, gone: Gone) -> None:
+        """Addresses expire; the job may name new ones. Gone twice, in two runs, is gone for good."""
+        if self._record.note == GONE_ONCE:
+            fault = GenerationFailed(f"{gone} The picture is no longer to be had from {self.label}.", paid=True)
+            self._give_up(SPENT, fault)
+            raise fault
+        if self._record.job is None or self._provider.follow is None:
+            self._save(note=GONE_ONCE)
+            raise gone
+        self._save(state=ACCEPTED, note=GONE_ONCE)
+        self._follow()
+
+    # ── a paid call whose answer was lost ────────────────────────────────────────────────────────────────────────────
 
     def _find_lost(self, fault: ProviderError) -> None:
-        """The provider's own list tells whether the lost call was accepted. Raises UnknownOutcome when it does not."""
-        if self._provider.reconcile:
-            self._show(Progress("the answer was lost; looking for the job at the provider"))
+        """Unknown → accepted, where the provider's own list holds the job. Else raises UnknownOutcome."""
+        looked = f"{self.label} keeps no list of jobs to look in"
+        if self._provider.find_lost and self.planned.plan:
+            self.callers.show(Progress("the answer was lost; looking for the job at the provider"))
+            looked = f"The list of jobs at {self.label} cannot be read"
             for pause in LOOK_FOR_LOST:
-                self._pause(min(pause, self._desk.patience.between_polls))
-                job = self._listed_job()
-                if job and not self._desk.journal.is_taken(job, self._row):
-                    self._save(state=ACCEPTED, job=dict(job))
-                    return
-        looked = "It is not in its list of jobs" if self._provider.reconcile else "It keeps no list of jobs to look in"
-        known = "it has to be paid and cannot be fetched" if fault.paid else "nobody knows whether it was paid"
-        text = f"{fault} {looked}: {known}. Nothing is sent again by itself. {ORDER_AGAIN}"
-        raise UnknownOutcome(text, paid=fault.paid)
+                self._wait(min(pause, self._services.patience.between_polls))
+                listed = self._listed_jobs()
+                if listed is not None:
+                    looked = "It is not in its list of jobs"
+                for job in listed or ():
+                    if self._adopt(job):
+                        return
+        elif self._provider.find_lost:
+            looked = f"It cannot be told apart in the list of jobs at {self.label}"
+        raise sentences.still_lost(fault, self._record, looked)
 
-    def _listed_job(self) -> Mapping[str, Any] | None:
-        search = self._provider.reconcile(self._request, self._row.sent or self._row.created)
-        advance, answer = search.send, None
+    def _listed_jobs(self) -> tuple[Job, ...] | None:
+        """None where the list cannot be had or read, which tells nothing."""
+        assert self._provider.find_lost and self.planned.plan
+        age = max(0.0, time.time() - (self._record.sent or self._record.created))
         try:
-            while True:
-                answer = self._connection().answer_to(replace(advance(answer), paid=False))
-        except StopIteration as end:
-            return end.value
+            return self._play(self._provider.find_lost(self.planned.plan, age))
         except Cancelled:
             raise
         except Exception as error:
-            # A list that cannot be had or read tells nothing: the outcome stays as unknown as it was.
-            logger.warning("API Krea: %s's list of jobs: %s", self._provider.label, self._safe(error))
+            logger.warning("API Krea: %s's list of jobs: %s", self.label, self._services.keys.redacted(str(error)))
             return None
 
-    def _asked_before(self) -> UnknownOutcome:
+    def _adopt(self, job: Job) -> bool:
+        record = replace(self._record, state=ACCEPTED, job=dict(job))
+        if not self._services.journal.adopt(job, record):
+            return False
+        self._save(state=ACCEPTED, job=dict(job))
+        return True
+
+    # ── sending ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _play(self, calls: Generator[Call, Answer, T]) -> T:
+        """Sends each call that the provider's generator yields and hands it the answer, until it returns."""
+        answer: Any = None
+        while True:
+            try:
+                call = calls.send(answer)
+            except StopIteration as end:
+                return end.value
+            answer = self._answer_to(call)
+
+    def _answer_to(self, call: Call) -> Answer:
+        if call.cancel:
+            self._cancel_call = call.cancel
+            self._cancel_if_deserted()
+        if call.progress:
+            self._show(call.progress)
+        self._wait(min(call.delay, self._services.patience.between_polls))
+        if call.paid:
+            return self._pay(call)
+        is_accepted = self._record.state == ACCEPTED
+        try:
+            # An accepted job is asked after by its provider's code, which has its own patience with what it hears.
+            return self._connection().ask(call, None if is_accepted else self.callers.deserted, not is_accepted)
+        except Stopped:
+            raise Cancelled("Cancelled.", paid=False) from None
+        except ProviderError as error:
+            error.paid = {SENDING: None, ACCEPTED: True}.get(self._record.state, error.paid)
+            raise
+
+    def _pay(self, call: Call) -> Answer:
+        """The one paid call. It is on disk as sent before the first byte leaves; it is sent again only where the provider
+        certainly did not accept it."""
+        if self._record.state != RESERVED:
+            raise BadAnswer(f"{self.label} would have to be paid a second time for one job; it was not sent.")
+        client, patience = self._connection(), self._services.patience
+        backoff, rate = Backoff(patience), 0.0 if self.planned.has_alternative else patience.rate
+        while True:
+            self._save(state=SENDING, sent=time.time())
+            fault, answer = None, None
+            try:
+                answer = client.pay(call)
+            except NoAnswer as failure:
+                if failure.was_sent:
+                    raise self._lost(failure) from None
+                fault = client.unavailable(call, failure)
+            if answer and not client.was_declined(answer):
+                return answer
+            self._save(state=RESERVED, sent=None)
+            pause = backoff.next(
+                rate if answer and answer.status == 429 else patience.fault, client.asked_pause(answer)
+            )
+            if pause is None:
+                if answer:
+                    return answer
+                assert fault
+                raise fault
+            self._wait(pause)
+
+    def _lost(self, failure: NoAnswer) -> UnknownOutcome:
         return UnknownOutcome(
-            f"Exactly this was sent to {self._provider.label} on {self._date()} and the answer was lost; now nothing was "
-            "sent. Look at your account there.",
+            f"{self.label} was asked for the picture and its answer was lost ({failure}). Look at your account there.",
             paid=None,
         )
 
-    def _date(self) -> str:
-        return time.strftime("%Y-%m-%d %H:%M", time.localtime(self._row.sent or self._row.created))
-
-    # Stopping
-
-    def _pause(self, seconds: float) -> None:
-        """Waits. Ends the job here if it was stopped and can be."""
-        if self._row.state == CANCELLED:
-            raise Cancelled("Cancelled; the provider was told to stop.", paid=True)
-        if self._can_stop():
-            self._end_if_stopped()
-            self._stopped.wait(seconds)
-            self._end_if_stopped()
+    def _wait(self, seconds: float) -> None:
+        """A call that was sent is seen through; before that, whoever leaves ends it."""
+        if self._record.state in (RESERVED, UNKNOWN):
+            self._wait_while_called(seconds)
         else:
             time.sleep(seconds)
 
-    def _pause_for_others(self) -> None:
-        if self._stopped.wait(WATCH_OTHERS):
-            self._end(None)
+    def _wait_while_called(self, seconds: float) -> None:
+        if self.callers.deserted.wait(seconds) and self.callers.close_if_deserted():
+            raise Cancelled("Cancelled.", paid=False)
 
-    def _can_stop(self) -> bool:
-        """Before anything left, and while a job can be cancelled remotely; a blocking call is seen through."""
-        if self._row.state == ACCEPTED:
-            return self._cancel_call is not None and not self._cancel_was_tried
-        return self._row.state in (RESERVED, UNKNOWN)
+    # ── stopping ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _end_if_stopped(self) -> None:
-        if not self._stopped.is_set():
-            return
-        if self._row.state == ACCEPTED:
-            self._cancel_remotely()
-            if self._row.state == CANCELLED:
-                raise Cancelled("Cancelled; the provider was told to stop.", paid=True)
-        else:
-            self._end(CANCELLED if self._row.state == RESERVED else None)
+    def _on_deserted(self) -> None:
+        if self._record.state == ACCEPTED and self._cancel_call:
+            threading.Thread(target=self._cancel_if_deserted, name="krea-cancel", daemon=True).start()
 
-    def _end(self, state: str | None) -> None:
-        """Unless somebody joined in this instant."""
-        with self._lock:
-            if not self._stopped.is_set():
-                return
-            self._has_ended = True
-        if state:
-            self._give_up(state, None)
-        raise Cancelled("Cancelled.", paid=False)
-
-    def _cancel_remotely(self) -> None:
-        """Once. What the provider cannot stop any more goes on and is filed."""
+    def _cancel_if_deserted(self) -> None:
+        """Asks the provider to stop the job, once. Its yes is a wish, not an end: the job is followed on, and what it
+        made all the same is fetched. A job that another process waits for goes on."""
         with self._cancelling:
-            with self._lock:
-                if self._cancel_was_tried or not self._stopped.is_set():
-                    return
-                self._cancel_was_tried = True
-            client = self._new_client(time.sleep)
+            call, is_asked = self._cancel_call, self._record.note == CANCEL_ASKED
+            if call is None or is_asked or not self.callers.deserted.is_set():
+                return
+            if self._services.journal.is_wanted(self._record.id) or not self.callers.close_if_deserted():
+                return
+            self._save(note=CANCEL_ASKED)
+            client = self._new_client()
             try:
-                stopped = client.answer_to(self._cancel_call).ok
+                client.ask(call)
             except ProviderError as error:
-                stopped = False
-                logger.warning("API Krea: %s could not be told to stop: %s", self._provider.label, self._safe(error))
+                text = self._services.keys.redacted(str(error))
+                logger.warning("API Krea: %s could not be told to stop: %s", self.label, text)
             finally:
                 client.close()
-            with self._row_lock:
-                if stopped and self._row.state == ACCEPTED:
-                    self._save(state=CANCELLED, owner=None)
 
-    # The journal, and words
-
-    def _sending(self, is_leaving: bool) -> None:
-        """On disk before the first byte leaves, and taken back as soon as it is certain that nothing was accepted."""
-        self._save(state=SENDING if is_leaving else RESERVED, sent=time.time() if is_leaving else None)
+    # ── writing down ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _save(self, **values: Any) -> None:
-        with self._row_lock:
-            if self._row.state in (CANCELLED, DONE):
+        """Before anything is paid, what cannot be written down ends the call; afterwards it is tried until it works."""
+        with self._record_lock:
+            if self._record.state in (CANCELLED, DONE):
                 return
-            kept = {name: self._hidden(values[name]) for name in ("job", "delivery") if name in values}
-            row = self._row = replace(self._row, **{**values, **kept})
-            try:
-                self._desk.journal.save(row)
-            except (sqlite3.Error, OSError) as error:
-                if row.state in (RESERVED, SENDING):
+            record = replace(self._record, **values)
+            if record.state in (RESERVED, SENDING) and self._record.state in (RESERVED, SENDING):
+                try:
+                    self._services.journal.save(record)
+                except (sqlite3.Error, OSError) as error:
                     raise Unavailable(f"The journal cannot be written ({error}); without it nothing is paid.") from None
-                logger.error("API Krea: the journal cannot be written (%s); only this run knows of a paid job.", error)
+                self._record = record
+                return
+            self._record = record
+        if record.state == FAILED:
+            with suppress(sqlite3.Error, OSError):
+                self._services.journal.save(record)
+        else:
+            self._insist(lambda: self._services.journal.save(self._record))
 
-    def _give_up(self, state: str, error: ProviderError | None) -> None:
-        cost = self._row.reserved if state == SPENT else 0.0
-        self._save(state=state, reserved=cost, owner=None, note=self._safe(error) if error else "")
+    def _insist(self, write: Callable[[], T]) -> T:
+        """Tries until there is room on the disk. Whoever waits is told after a while; the next to ask waits on."""
+        began = time.monotonic()
+        while True:
+            try:
+                result = write()
+                self._is_unwritten = False
+                return result
+            except (sqlite3.Error, OSError) as error:
+                self._is_unwritten = True
+                fault = sentences.no_room(error, self._record, str(self._services.pictures))
+                self.callers.show(Progress(f"{fault}"))
+                if time.monotonic() - began >= TELL_OF_DISK:
+                    self._tell(fault)
+            time.sleep(TRY_DISK_AGAIN)
 
-    def _let_go(self) -> None:
-        """Somebody else may go on from here."""
-        with self._lock:
-            self._has_ended = True
-        if self._row.owner is not None:
-            with suppress(Exception):
-                self._save(owner=None)
+    def _tell(self, fault: ProviderError) -> None:
+        """Ends the waiting of those who wait now, and not the call."""
+        self.callers.send_away()
+        told, self.future = self.future, Future()
+        told.set_exception(fault)
 
-    def _unforeseen(self, error: Exception) -> ProviderError:
-        paid = {RESERVED: False, SENDING: None, UNKNOWN: None}.get(self._row.state, True)
-        place = traceback.extract_tb(error.__traceback__)[-1]  # not the error's text: it may quote an answer
-        name = Path(place.filename).name
-        logger.error("API Krea: %s in %s, line %s, for %s", type(error).__name__, name, place.lineno, self._row.id)
-        return BadAnswer(f"{self._provider.label} answered something unforeseen ({type(error).__name__}).", paid=paid)
+    def _give_up(self, state: str, error: ProviderError) -> None:
+        cost = 0.0 if state == FAILED or error.paid is False else self._record.reserved
+        note = self._services.keys.redacted(str(error))
+        self._save(state=state, reserved=cost, owner=None, note=note)
 
-    def _told(self, error: Exception) -> ProviderError:
-        """The error as the user sees it: no secret, whether money was spent, what to do next."""
-        fault = error if isinstance(error, ProviderError) else self._unforeseen(error)
-        text = self._safe(fault)
-        if self._row.state == DELIVERED:
-            fault.paid = True
-        asks_again = self._row.state == ACCEPTED and isinstance(fault, UnknownOutcome) and "collect" not in text
-        if self._row.state == SPENT or asks_again:
-            text += f" It has to be paid all the same. {ORDER_AGAIN}" if fault.paid else f" {ORDER_AGAIN}"
-        elif fault.paid is False and not isinstance(fault, Cancelled) and "paid" not in text:
-            text += " Nothing was paid."
-        elif self._row.state in (ACCEPTED, DELIVERED) and "collect" not in text:
-            text += f" The job is paid and kept. {RUN_AGAIN}"
-        elif fault.paid and "paid" not in text:
-            text += " It has to be paid all the same."
-        fault.args = (text,)
-        return fault
-
-    def _safe(self, error: Exception) -> str:
-        return self._desk.keys.redacted(str(error))
-
-    def _hidden(self, kept: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-        """A provider's own words may echo the key."""
-        return json.loads(self._desk.keys.hidden(json.dumps(kept)))
+    def _readable(self, error: Exception) -> ProviderError:
+        """The error without a secret, and without an answer's text where nobody foresaw it."""
+        if not isinstance(error, ProviderError):
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            name = Path(place.filename).name
+            logger.error(
+                "API Krea: %s in %s, line %s, for %s", type(error).__name__, name, place.lineno, self._record.id
+            )
+            error = sentences.unforeseen(error, self._record, self.label)
+        error.args = (self._services.keys.redacted(str(error)),)
+        return error
 
     def _show(self, progress: Progress) -> None:
-        progress = replace(
-            progress,
-            text=self._desk.keys.redacted(progress.text),
-            logs=tuple(self._desk.keys.redacted(line) for line in progress.logs),
-        )
-        for listener in tuple(self.listeners):
-            listener(progress)
+        clean = self._services.keys.redacted
+        self.callers.show(replace(progress, text=clean(progress.text), logs=tuple(map(clean, progress.logs))))
 
     def _connection(self) -> Client:
         self._client = self._client or self._new_client()
         return self._client
 
-    def _new_client(self, pause: Callable[[float], None] | None = None) -> Client:
-        order = self.order
-        key = self._desk.keys.get(order.provider_id)
-        return Client(order.provider_id, self._provider, key, pause or self._pause, self._sending, self._desk.patience)
-
-    def _tidy(self) -> None:
-        with suppress(sqlite3.Error, OSError):
-            for name in self._desk.journal.prune():
-                (self._desk.pictures / name).unlink(missing_ok=True)
+    def _new_client(self) -> Client:
+        return self._services.client(self.planned.provider_id, self._provider)

@@ -1,6 +1,6 @@
-"""Who is alive: a lock on a file, which the system lets go in the instant its process ends, however it ends.
+"""Tells live processes from dead ones by an OS file lock, which even kill -9 releases.
 
-Better than a pid (reused) and than a heartbeat (late): after kill -9 the next process knows at once.
+Better than a pid (reused) and than a heartbeat (late): the next process knows at once.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
+
+from .records import private_folder
 
 try:
     import fcntl
@@ -38,10 +40,12 @@ class Owner:
 
     def __init__(self, folder: Path):
         self._folder = folder / "running"
-        self._folder.mkdir(parents=True, exist_ok=True)
+        private_folder(self._folder)
         self.id = f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
         self._file = open(self._path(self.id), "w")  # noqa: SIM115  held until the process ends
         _lock(self._file, wait=False)
+        if hasattr(os, "register_at_fork"):  # a forked worker would hold the lock on after this process has ended
+            os.register_at_fork(after_in_child=self._file.close)
 
     def is_alive(self, owner: str) -> bool:
         if owner == self.id:
@@ -56,6 +60,23 @@ class Owner:
             return True
         with suppress(OSError):
             path.unlink()
+        return False
+
+    def say_wanted(self, job: str) -> None:
+        """Others see that this process waits for a job of theirs, until it ends."""
+        with suppress(OSError):
+            (self._folder / f"{job}.{self.id}.wanted").touch()
+
+    def is_wanted_by_others(self, job: str) -> bool:
+        """Whether a living process waits for the job. Forgets what dead ones wanted."""
+        for path in self._folder.glob(f"{job}.*.wanted"):
+            owner = path.name.split(".")[1]
+            if owner == self.id:
+                continue
+            if self.is_alive(owner):
+                return True
+            with suppress(OSError):
+                path.unlink()
         return False
 
     def close(self) -> None:

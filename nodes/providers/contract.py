@@ -1,12 +1,11 @@
 """The boundary types: what is asked, what one HTTP call is, what a provider is, what comes back.
 
-    GenerationRequest ──plan──► Plan ──exchange──► Call, Call, Accepted, Call … ──► Delivery
-                                                     │                                │
-                                          the client sends each one       the client downloads and files it
+    GenerationRequest ──plan──► Plan ──submit──► Call, Call … ──► Job ──follow──► Call, Call … ──► Delivery
 
-An exchange does no I/O. It yields a `Call` and is sent the `Answer`; it yields `Accepted` once, as soon as the
-provider holds a job that will be paid; it returns a `Delivery` or raises a `ProviderError`. So a provider is tested
-with plain dictionaries, and sending, waiting, cancelling, retrying, redacting and journalling exist once, in the client.
+`submit` and `follow` are generators that do no I/O: they yield a `Call` and are sent its `Answer`. `submit` holds the one
+paid call and returns the provider's `Job`, or at a provider that blocks until it is done the `Delivery` itself. `follow`
+is free and can be repeated, also after a restart. Both raise `ProviderError`. So a provider is tested with plain
+dictionaries, and sending, waiting, cancelling, redacting and journalling exist once, in `jobs/`.
 """
 
 from __future__ import annotations
@@ -53,6 +52,10 @@ class Change:
     delivered: Any
     reason: str
 
+    def as_dict(self) -> dict[str, Any]:
+        """As the report and the page show it."""
+        return {"input": self.parameter, "asked": self.asked, "delivered": self.delivered, "because": self.reason}
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -63,6 +66,7 @@ class Plan:
     image: bytes | None = None
     size: tuple[int, int] | None = None  # what will be delivered (width, height), None when only the provider knows
     changes: tuple[Change, ...] = ()
+    unpriced: tuple[str, ...] = ()  # fields from `extra` that no table knows: with one the price is unknown
 
 
 @dataclass(frozen=True)
@@ -88,9 +92,8 @@ class Progress:
 class Call:
     """One HTTP call, described. Give at most one of `json`, `form`/`files` (multipart) and `body`.
 
-    `paid` marks the call that costs money: it is sent at most once, whatever happens.
-    `cancel` is the call that stops the remote job from here on; `delay` is waited (and can be cancelled) before sending.
-    `authorize=False` keeps the key out: uploads to, and downloads from, anybody but the provider's API.
+    `paid` marks the call that costs money: it is sent at most once, whatever happens. `cancel` is the call that stops
+    the remote job from here on. `delay` in seconds is waited before sending. `authorize=False` keeps the key out.
     """
 
     method: str
@@ -104,13 +107,14 @@ class Call:
     paid: bool = False
     delay: float = 0.0
     timeout: float = 60.0  # seconds without a byte
+    max_answer: int = 2**20  # bytes; a longer answer is refused
     cancel: Call | None = None
     progress: Progress | None = None
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back. Header names are lower case; `body` is capped by the client."""
+    """What came back. Header names are lower case; `body` is no longer than the call's `max_answer`."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -126,13 +130,6 @@ class Answer:
             return json.loads(self.body)
         except (ValueError, RecursionError):
             return None
-
-
-@dataclass(frozen=True)
-class Accepted:
-    """The provider holds the job. `job` is all that a later `exchange(request, job)` needs: small, JSON, no secret."""
-
-    job: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -203,8 +200,10 @@ class Parameter:
     choices: tuple[str, ...] = ()
 
 
-Exchange = Generator["Call | Accepted", "Answer | None", Delivery]
-Reconciliation = Generator[Call, Answer, "Mapping[str, Any] | None"]
+Job = Mapping[str, Any]  # what `follow` needs to find the job again: small, JSON, no secret
+Submission = Generator[Call, Answer, "Job | Delivery"]
+Following = Generator[Call, Answer, Delivery]
+Search = Generator[Call, Answer, "tuple[Job, ...]"]
 
 
 @dataclass(frozen=True)
@@ -217,15 +216,23 @@ class Provider:
     hosts: tuple[str, ...]
     headers: Callable[[str], Mapping[str, str]]  # key → authorization headers
     plan: Callable[[GenerationRequest], Plan]  # raises Unsupported before anything is sent
-    exchange: Callable[..., Exchange]  # exchange(request, job=None); with a job it resumes
+    submit: Callable[[Plan], Submission]
     estimate: Callable[[GenerationRequest], Estimate]
     parameters: Mapping[str, Mapping[str, Parameter]]  # mode → input name → Parameter; a mode not listed is unsupported
+    follow: Callable[[Job, GenerationRequest], Following] | None = None  # None: `submit` ends in the delivery
+    find_lost: Callable[[Plan, float], Search] | None = None  # (plan, its age in seconds) → jobs with this very payload
     max_images: int = 1  # in one paid call
     presets: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # sizes that are its own
     picture_hosts: tuple[str, ...] = ()  # hosts beside `hosts` that pictures come from, for the README
     declined: Callable[[Answer], bool] = lambda answer: False  # beside 429: certainly not accepted, worth another try
     check: Call | None = None  # a call that costs nothing and says whether the key is good
-    reconcile: Callable[[GenerationRequest, float], Reconciliation] | None = None  # (request, sent at) → job or None
+
+
+def money(usd: float) -> str:
+    """US dollars for people: cents, and smaller parts only where there are any."""
+    text = f"{usd:.4f}".rstrip("0")
+    whole, _, parts = text.partition(".")
+    return f"${whole}.{parts:0<2}"
 
 
 class ProviderError(Exception):

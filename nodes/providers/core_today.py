@@ -3,39 +3,37 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping
-from typing import Any
 
 from .answers import (
-    FIRST_POLL,
     Site,
+    as_dict,
     bad_job,
+    first_text,
     is_about_content,
     lost,
-    mapping,
     picture_urls,
     refusal,
     safe_id,
-    watch,
-    words,
 )
 from .contract import (
-    Accepted,
     Answer,
     Call,
     ContentRefused,
     Delivery,
     Estimate,
-    Exchange,
+    Following,
     GenerationFailed,
     GenerationRequest,
+    Job,
     Plan,
     Progress,
     Provider,
     ProviderError,
+    Submission,
     Upload,
 )
 from .payload import nonzero_seed32
+from .polling import poll
 from .replicate import MAX_IMAGES, MODEL, PARAMETERS, krea_input
 
 SITE = Site("core.today", "https://console.core.today", "https://console.core.today")
@@ -50,8 +48,8 @@ _STOPPED = ("cancelled", "canceled", "aborted")
 
 
 def plan(request: GenerationRequest) -> Plan:
-    draft, size = krea_input(SITE.label, request)
-    return draft.plan(MODEL, {"model": MODEL, "input": draft.fields}, size)
+    payload, size = krea_input(SITE.label, request)
+    return payload.plan(MODEL, {"model": MODEL, "input": payload.fields}, size)
 
 
 def estimate(request: GenerationRequest) -> Estimate:
@@ -62,29 +60,26 @@ def estimate(request: GenerationRequest) -> Estimate:
     return Estimate(request.images * CREDITS_PER_REQUEST * USD_PER_CREDIT, note)
 
 
-def exchange(request: GenerationRequest, job: Mapping[str, Any] | None = None) -> Exchange:
-    if job is None:
-        job = yield from _submit(plan(request))
-        yield Accepted(job)
+def follow(job: Job, request: GenerationRequest) -> Following:
     job_id = safe_id(job.get("id"))
     if job_id is None:
         raise bad_job(SITE)
     url = f"{API}/predictions/{job_id}"
     cancel = Call("DELETE", url)
-    ask = Call("GET", url, delay=FIRST_POLL, cancel=cancel, progress=Progress("Sent to core.today"))
-    return (yield from watch(ask, lambda answer: _read(answer, request, job_id), SITE))
+    ask = Call("GET", url, cancel=cancel, progress=Progress("Sent to core.today"))
+    return (yield from poll(ask, lambda answer: _read(answer, request, job_id), SITE))
 
 
-def _submit(planned: Plan) -> Generator[Call, Answer, dict[str, Any]]:
-    if planned.image:
-        form = {"model": MODEL, "input": json.dumps(planned.payload["input"])}
-        image = Upload("file:image", "image.png", planned.image)
+def submit(plan: Plan) -> Submission:
+    if plan.image:
+        form = {"model": MODEL, "input": json.dumps(plan.payload["input"])}
+        image = Upload("file:image", "image.png", plan.image)
         answer = yield Call("POST", f"{API}/predictions/upload", form=form, files=(image,), paid=True)
     else:
-        answer = yield Call("POST", f"{API}/predictions", json=dict(planned.payload), paid=True)
+        answer = yield Call("POST", f"{API}/predictions", json=dict(plan.payload), paid=True)
     if not answer.ok:
         raise refusal(answer, SITE)
-    body = mapping(answer.json())
+    body = as_dict(answer.json())
     job_id = safe_id(body.get("job_id")) or safe_id(body.get("id"))
     if job_id is None:
         raise lost(SITE)
@@ -92,12 +87,12 @@ def _submit(planned: Plan) -> Generator[Call, Answer, dict[str, Any]]:
 
 
 def _read(answer: Answer, request: GenerationRequest, job_id: str) -> Progress | Delivery | None:
-    body = mapping(answer.json()) if answer.ok else {}
+    body = as_dict(answer.json()) if answer.ok else {}
     status = body.get("status")
     if not isinstance(status, str):
         return None
     if status in _FAILED or status in _STOPPED:
-        text = next(filter(None, (words(body.get(key)) for key in ("error", "detail", "message"))), "")
+        text = next(filter(None, (first_text(body.get(key)) for key in ("error", "detail", "message"))), "")
         raise _ending(status, text)
     if status not in _DONE:
         return Progress("core.today is generating" if status == "processing" else "Waiting at core.today")
@@ -130,7 +125,8 @@ PROVIDER = Provider(
     hosts=HOSTS,
     headers=lambda key: {"X-API-Key": key},
     plan=plan,
-    exchange=exchange,
+    submit=submit,
+    follow=follow,
     estimate=estimate,
     parameters=PARAMETERS,
     max_images=MAX_IMAGES,

@@ -4,51 +4,51 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import quote
 
 from .answers import (
-    FIRST_POLL,
-    NewLines,
     Site,
+    as_dict,
     bad_job,
     error_text,
+    finite_number,
+    first_text,
     is_about_content,
     lost,
-    mapping,
-    number,
+    moment,
     own_url,
     picture_urls,
     refusal,
     safe_id,
-    watch,
-    words,
 )
 from .contract import (
     IMAGE_TO_IMAGE,
     REDUX,
     TEXT_TO_IMAGE,
-    Accepted,
     Answer,
     Call,
     ContentRefused,
     Delivery,
     Estimate,
-    Exchange,
+    Following,
     GenerationFailed,
     GenerationRequest,
+    Job,
     Parameter,
     Plan,
     Progress,
     Provider,
     ProviderError,
-    Reconciliation,
     RequestRefused,
+    Search,
+    Submission,
     Unavailable,
 )
-from .payload import ACCELERATIONS, MEGAPIXEL, Draft, Size, png_size, seed32, snap
+from .payload import ACCELERATIONS, MEGAPIXEL, PayloadBuilder, Size, png_size, seed32, snap
+from .polling import NewLines, poll
 
 SITE = Site("fal", "https://fal.ai/dashboard/keys", "https://fal.ai/dashboard/billing")
 HOSTS = ("queue.fal.run", "api.fal.ai")
@@ -71,7 +71,8 @@ USD_PER_MEGAPIXEL = 0.025
 MAX_IMAGES = 4
 MAX_SIDE = 14142  # fal's own limit on a custom side
 MAX_AREA = 4 * MEGAPIXEL
-CLOCK_SKEW = 120.0  # seconds that this machine's clock and fal's may differ
+HISTORY_PAGES = 6  # of 100 requests
+ONE_DAY = 23 * 3600.0  # seconds; what fal's history lists unless asked for more
 
 _COMMON = {
     "steps": Parameter("renamed", "num_inference_steps", minimum=1, maximum=50, default=28),
@@ -112,23 +113,23 @@ PARAMETERS = {
 
 
 def plan(request: GenerationRequest) -> Plan:
-    draft = Draft(SITE.label, PARAMETERS, request, MAX_IMAGES)
+    payload = PayloadBuilder(SITE.label, PARAMETERS, request, MAX_IMAGES)
     if request.mode != REDUX:
-        draft.take("prompt")
+        payload.pass_on("prompt")
     if request.mode == IMAGE_TO_IMAGE:
-        draft.take("strength")
+        payload.pass_on("strength")
         size = None  # fal does not say how it rounds an input's sides
     else:
         size = _delivered_size(request)
         image_size = {"width": size[0], "height": size[1]}
-        draft.put_size(size, {"image_size": image_size}, "fal gets multiples of 16, at most 4 megapixels")
-    draft.take("steps", "guidance", "images", "safety_checker")
-    draft.put("seed", seed32(request.seed), "fal gets the lower 32 bits of a seed")
-    draft.put("acceleration", draft.choose("acceleration"))
-    kind = draft.choose("output_format")
-    draft.put("output_format", "png" if kind == "webp" else kind, "fal writes png and jpeg")
-    draft.add_extra()
-    return draft.plan(ENDPOINTS[request.mode], draft.fields, size)
+        payload.set_size(size, {"image_size": image_size}, "fal gets multiples of 16, at most 4 megapixels")
+    payload.pass_on("steps", "guidance", "images", "safety_checker")
+    payload.set("seed", seed32(request.seed), "fal gets the lower 32 bits of a seed")
+    payload.set("acceleration", payload.choice("acceleration"))
+    kind = payload.choice("output_format")
+    payload.set("output_format", "png" if kind == "webp" else kind, "fal writes png and jpeg")
+    payload.merge_extra()
+    return payload.plan(ENDPOINTS[request.mode], payload.fields, size)
 
 
 def estimate(request: GenerationRequest) -> Estimate:
@@ -147,26 +148,20 @@ def estimate(request: GenerationRequest) -> Estimate:
     return Estimate(usd, price + doubt)
 
 
-def exchange(request: GenerationRequest, job: Mapping[str, Any] | None = None) -> Exchange:
-    if job is None:
-        job = yield from _submit(plan(request))
-        yield Accepted(job)
+def follow(job: Job, request: GenerationRequest) -> Following:
     status_url, result_url, cancel_url = _addresses(job)
     cancel = Call("PUT", cancel_url)
-    ask = Call("GET", _with_logs(status_url), delay=FIRST_POLL, cancel=cancel, progress=Progress("Sent to fal"))
-    status = yield from watch(ask, _StatusReader(), SITE)
+    ask = Call("GET", _with_logs(status_url), cancel=cancel, progress=Progress("Sent to fal"))
+    status = yield from poll(ask, _StatusReader(), SITE)
     fetch = Call("GET", result_url, progress=Progress("fal is done", 1.0))
-    return (yield from watch(fetch, lambda answer: _read_result(answer, status, request, job), SITE))
+    return (yield from poll(fetch, lambda answer: _read_result(answer, status, request, job), SITE))
 
 
-def _submit(planned: Plan) -> Generator[Call, Answer, dict[str, Any]]:
-    payload = dict(planned.payload)
-    if planned.image:
-        payload["image_url"] = _data_uri(planned.image)
-    answer = yield Call("POST", f"{QUEUE}/{planned.endpoint}", json=payload, paid=True)
+def submit(plan: Plan) -> Submission:
+    answer = yield Call("POST", f"{QUEUE}/{plan.endpoint}", json=_with_image(plan), paid=True)
     if not answer.ok:
         raise _submit_refusal(answer)
-    body = mapping(answer.json())
+    body = as_dict(answer.json())
     request_id = safe_id(body.get("request_id"))
     if request_id is None:
         raise lost(SITE)
@@ -174,11 +169,17 @@ def _submit(planned: Plan) -> Generator[Call, Answer, dict[str, Any]]:
     return {"request_id": request_id} | {name: url for name, url in urls.items() if url}
 
 
+def _with_image(plan: Plan) -> dict[str, Any]:
+    return {**plan.payload, **({"image_url": _data_uri(plan.image)} if plan.image else {})}
+
+
 def _submit_refusal(answer: Answer) -> ProviderError:
     if _declined(answer):
         return Unavailable(
             f"fal answered {answer.status}: {error_text(answer)}. Nothing was accepted; try again later."
         )
+    if answer.status == 422 and _names_content_policy(answer):
+        return ContentRefused(f"fal refused the content: {error_text(answer)}. Change the prompt or the image.")
     return refusal(answer, SITE)
 
 
@@ -210,10 +211,10 @@ class _StatusReader:
 
     def __call__(self, answer: Answer) -> Progress | dict[str, Any] | None:
         """A Progress, the final status object, or None. Failure is COMPLETED too."""
-        body = mapping(answer.json()) if answer.ok else {}
+        body = as_dict(answer.json()) if answer.ok else {}
         status = body.get("status")
         if status == "IN_QUEUE":
-            ahead = number(body.get("queue_position"))
+            ahead = finite_number(body.get("queue_position"))
             return Progress("In fal's queue" if ahead is None else f"In fal's queue, {ahead:.0f} ahead")
         if status == "IN_PROGRESS":
             logs = body.get("logs")
@@ -221,12 +222,10 @@ class _StatusReader:
         return body if status == "COMPLETED" else None
 
 
-def _read_result(
-    answer: Answer, status: Mapping[str, Any], request: GenerationRequest, job: Mapping[str, Any]
-) -> Delivery | None:
+def _read_result(answer: Answer, status: Mapping[str, Any], request: GenerationRequest, job: Job) -> Delivery | None:
     if answer.ok:
         return _delivery(answer, request, job)
-    failure = words(status.get("error")) or words(status.get("error_type"))
+    failure = first_text(status.get("error")) or first_text(status.get("error_type"))
     text = error_text(answer) if answer.status == 422 else failure or error_text(answer)
     if answer.status == 422:
         if is_about_content(text) or _names_content_policy(answer):
@@ -238,13 +237,13 @@ def _read_result(
 
 
 def _names_content_policy(answer: Answer) -> bool:
-    detail = mapping(answer.json()).get("detail")
+    detail = as_dict(answer.json()).get("detail")
     items = detail if isinstance(detail, list) else ()
-    return any(mapping(item).get("type") == "content_policy_violation" for item in items)
+    return any(as_dict(item).get("type") == "content_policy_violation" for item in items)
 
 
-def _delivery(answer: Answer, request: GenerationRequest, job: Mapping[str, Any]) -> Delivery | None:
-    body = mapping(answer.json())
+def _delivery(answer: Answer, request: GenerationRequest, job: Job) -> Delivery | None:
+    body = as_dict(answer.json())
     images = body.get("images")
     if not isinstance(images, list):
         return None
@@ -252,7 +251,7 @@ def _delivery(answer: Answer, request: GenerationRequest, job: Mapping[str, Any]
     if not found:
         return None
     seed = body.get("seed")
-    units = number(answer.headers.get("x-fal-billable-units"))
+    units = finite_number(answer.headers.get("x-fal-billable-units"))
     return Delivery(
         pictures=tuple(url for url, _ in found),
         flags=tuple(_flag(body, index, len(images), request.safety_checker) for _, index in found),
@@ -271,28 +270,37 @@ def _flag(body: Mapping[str, Any], index: int, count: int, checked: bool) -> boo
     return flags[index] if isinstance(flags[index], bool) else None
 
 
-def reconcile(request: GenerationRequest, sent_at: float) -> Reconciliation:
-    """One look into fal's request history, which lists requests once they ended: the caller looks again later."""
-    planned = plan(request)
-    wanted = dict(planned.payload)
-    if planned.image:
-        wanted["image_url"] = _data_uri(planned.image)
-    since = datetime.fromtimestamp(sent_at - CLOCK_SKEW, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+def find_lost(plan: Plan, age: float) -> Search:
+    """One look into fal's request history, which lists requests once they ended: the caller looks again later.
+
+    It lists the last day by fal's own clock. For an older call the time comes from that clock too, never from ours.
+    """
     url = (
         "https://api.fal.ai/v1/models/requests/by-endpoint"
-        f"?endpoint_id={quote(planned.endpoint, safe='')}&start={since}&limit=50&expand=payloads"
+        f"?endpoint_id={quote(plan.endpoint, safe='')}&limit=100&expand=payloads"
     )
-    answer = yield Call("GET", url, progress=Progress("Looking for the job at fal"))
-    items = mapping(answer.json()).get("items") if answer.ok else None
-    for item in map(mapping, items if isinstance(items, list) else ()):
-        sent, request_id = mapping(item.get("json_input")), safe_id(item.get("request_id"))
-        if request_id and all(key in sent and sent[key] == value for key, value in wanted.items()):
-            return {"request_id": request_id}
-    return None
+    wanted, found, cursor, since = _with_image(plan), [], "", ""
+    for _ in range(HISTORY_PAGES):
+        answer = yield Call("GET", url + since + cursor, max_answer=64 * 2**20, progress=Progress("Looking at fal"))
+        if age > ONE_DAY and not since and (now := moment(answer.headers.get("date"))):
+            start = datetime.fromtimestamp(now - age - 3600.0, timezone.utc)
+            since = f"&start={start:%Y-%m-%dT%H:%M:%SZ}"
+            continue
+        body = as_dict(answer.json()) if answer.ok else {}
+        items = body.get("items")
+        for item in map(as_dict, items if isinstance(items, list) else ()):
+            sent, request_id = as_dict(item.get("json_input")), safe_id(item.get("request_id"))
+            if request_id and all(key in sent and sent[key] == value for key, value in wanted.items()):
+                found.append({"request_id": request_id})
+        following = body.get("next_cursor")
+        if not isinstance(following, str) or not following:
+            break
+        cursor = f"&cursor={quote(following, safe='')}"
+    return tuple(found)
 
 
 def _error_type(answer: Answer) -> str:
-    return words(answer.headers.get("x-fal-error-type")) or words(mapping(answer.json()).get("error_type"))
+    return first_text(answer.headers.get("x-fal-error-type")) or first_text(as_dict(answer.json()).get("error_type"))
 
 
 def _delivered_size(request: GenerationRequest) -> Size:
@@ -311,7 +319,9 @@ PROVIDER = Provider(
     hosts=HOSTS,
     headers=lambda key: {"Authorization": f"Key {key}"},
     plan=plan,
-    exchange=exchange,
+    submit=submit,
+    follow=follow,
+    find_lost=find_lost,
     estimate=estimate,
     parameters=PARAMETERS,
     max_images=MAX_IMAGES,
@@ -319,5 +329,4 @@ PROVIDER = Provider(
     picture_hosts=("fal.media", "v3.fal.media", "storage.googleapis.com"),
     declined=_declined,
     check=Call("GET", "https://api.fal.ai/v1/models/pricing?endpoint_id=fal-ai%2Fflux%2Fkrea"),
-    reconcile=reconcile,
 )

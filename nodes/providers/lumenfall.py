@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from .answers import (
     Site,
-    bad_job,
+    as_dict,
     error_text,
-    mapping,
-    number,
+    finite_number,
+    first_text,
     picture_urls,
     refusal,
     safe_id,
-    words,
 )
 from .contract import (
     IMAGE_TO_IMAGE,
     TEXT_TO_IMAGE,
-    Accepted,
     Answer,
     BadAnswer,
     BalanceTooLow,
@@ -28,7 +27,6 @@ from .contract import (
     ContentRefused,
     Delivery,
     Estimate,
-    Exchange,
     GenerationRequest,
     KeyRefused,
     Parameter,
@@ -37,10 +35,11 @@ from .contract import (
     Provider,
     ProviderError,
     RequestRefused,
+    Submission,
     Unavailable,
     Upload,
 )
-from .payload import ACCELERATIONS, Draft, Size, nonzero_seed32, png_size, seed32, snap
+from .payload import ACCELERATIONS, PayloadBuilder, Size, nonzero_seed32, png_size, seed32, snap
 
 SITE = Site("Lumenfall", "https://lumenfall.ai/app/api_keys", "https://lumenfall.ai/app/credits")
 HOSTS = ("api.lumenfall.ai",)
@@ -64,11 +63,13 @@ PRESETS: dict[str, Size] = {
     "9:16": (768, 1365),
     "9:21": (670, 1564),
 }
+KNOWN_EXTRA = ("model", "aspect_ratio", "resolution", "response_format", "acceleration", "go_fast")
 USD_PER_IMAGE = 0.025
 STANDARD_AREA = 1_100_000  # pixels; its "1K" sizes reach 1.05 million
 MAX_IMAGES = 10
 MAX_SIDE = 2048
 MAX_PROMPT = 1000  # characters
+MAX_ANSWER = 2**30  # bytes: ten pictures as text
 TIMEOUT = 600.0  # seconds without a byte; slow models behind it have taken seven minutes
 
 _ONLY_FORCED = 'sent only where extra names a model at fal or Replicate, such as {"model": "fal/flux.1-krea-dev"}'
@@ -100,28 +101,28 @@ PARAMETERS = {
 
 
 def plan(request: GenerationRequest) -> Plan:
-    draft = Draft(SITE.label, PARAMETERS, request, MAX_IMAGES)
+    payload = PayloadBuilder(SITE.label, PARAMETERS, request, MAX_IMAGES)
     if len(request.prompt) > MAX_PROMPT:
         raise RequestRefused(
             f"The prompt has {len(request.prompt)} characters, and Lumenfall takes {MAX_PROMPT}. "
             "Shorten it, or choose another provider."
         )
-    draft.fields["model"] = _model(request)
-    draft.take("prompt", "steps", "guidance", "images")
-    draft.put("seed", _seed(request), "Lumenfall gets 32 bits of a seed, and Replicate behind it takes 0 for random")
-    draft.put("output_format", draft.choose("output_format"))
+    payload.fields["model"] = _model(request)
+    payload.pass_on("prompt", "steps", "guidance", "images")
+    payload.set("seed", _seed(request), "Lumenfall gets 32 bits of a seed, and Replicate behind it takes 0 for random")
+    payload.set("output_format", payload.choice("output_format"))
     if request.output_format != "png":
-        draft.take("quality")
-    route = FORCED_MODELS.get(draft.fields["model"])
-    _put_route_fields(draft, route)
+        payload.pass_on("quality")
+    route = FORCED_MODELS.get(payload.fields["model"])
+    _put_route_fields(payload, route)
     size = None
     if request.mode == IMAGE_TO_IMAGE:
-        draft.take("strength")
+        payload.pass_on("strength")
     else:
-        size = _put_size(draft)
-    draft.add_extra()
+        size = _put_size(payload)
+    payload.merge_extra(KNOWN_EXTRA)
     # Replicate has no free sizes; how the gateway converts one for it is not documented.
-    return draft.plan(_path(request.mode), draft.fields, None if route == "replicate" else size)
+    return payload.plan(_path(request.mode), payload.fields, None if route == "replicate" else size)
 
 
 def _model(request: GenerationRequest) -> str:
@@ -139,33 +140,35 @@ def _seed(request: GenerationRequest) -> int:
     return nonzero_seed32(request.seed) if to_replicate else seed32(request.seed)
 
 
-def _put_route_fields(draft: Draft, route: str | None) -> None:
+def _put_route_fields(payload: PayloadBuilder, route: str | None) -> None:
     """Speed and safety have other names behind each route, and a wrong name can be refused."""
-    asked, checked = draft.choose("acceleration"), draft.request.safety_checker
+    asked, checked = payload.choice("acceleration"), payload.request.safety_checker
     if route == "fal":
-        draft.fields.update(acceleration=asked, enable_safety_checker=checked)
+        payload.fields.update(acceleration=asked, enable_safety_checker=checked)
     elif route == "replicate":
-        draft.fields.update(go_fast=asked != "none", disable_safety_checker=not checked)
+        payload.fields.update(go_fast=asked != "none", disable_safety_checker=not checked)
         if asked != "none":
-            draft.changed("acceleration", asked, "go_fast", "Replicate has one fast mode, in which no seed repeats")
+            payload.record_change(
+                "acceleration", asked, "go_fast", "Replicate has one fast mode, in which no seed repeats"
+            )
     else:
         if asked != "none":
-            draft.changed("acceleration", asked, "the route's default", _ONLY_FORCED)
+            payload.record_change("acceleration", asked, "the route's default", _ONLY_FORCED)
         if not checked:
-            draft.changed("safety_checker", False, "the route's default", _ONLY_FORCED)
+            payload.record_change("safety_checker", False, "the route's default", _ONLY_FORCED)
 
 
-def _put_size(draft: Draft) -> Size | None:
+def _put_size(payload: PayloadBuilder) -> Size | None:
     """`size` wins over ratio and tier at Lumenfall, so it is left out where extra names one of these."""
-    extra, asked = draft.request.extra, (draft.request.width, draft.request.height)
+    extra, asked = payload.request.extra, (payload.request.width, payload.request.height)
     if "aspect_ratio" in extra or "resolution" in extra:
         chosen = " ".join(str(extra[key])[:20] for key in ("aspect_ratio", "resolution") if key in extra)
-        draft.changed("size", "{}×{}".format(*asked), chosen, "extra names a ratio or a tier")
+        payload.record_change("size", "{}×{}".format(*asked), chosen, "extra names a ratio or a tier")
         ratio, tier = extra.get("aspect_ratio", "1:1"), extra.get("resolution", "1K")
         return PRESETS.get(ratio) if isinstance(ratio, str) and tier == "1K" else None
     size = asked if asked in PRESETS.values() else snap(*asked, longest=MAX_SIDE)
     reason = "Lumenfall gets its own 1K sizes or multiples of 16, at most 2048 a side"
-    return draft.put_size(size, {"size": "{}x{}".format(*size)}, reason)
+    return payload.set_size(size, {"size": "{}x{}".format(*size)}, reason)
 
 
 def _path(mode: str) -> str:
@@ -187,51 +190,47 @@ def estimate(request: GenerationRequest) -> Estimate:
     return Estimate(request.images * parts * USD_PER_IMAGE, note)
 
 
-def exchange(request: GenerationRequest, job: Mapping[str, Any] | None = None) -> Exchange:
-    if job is None:
-        job = yield from _generate(plan(request))
-        yield Accepted(job)
-    pictures = picture_urls(job.get("pictures"))[: request.images]
-    if not pictures:
-        raise bad_job(SITE)
-    return Delivery(
-        pictures=pictures,
-        flags=(None,) * len(pictures),  # the gateway passes no flags on
-        seed=_seed(request),
-        cost_usd=number(job.get("cost_usd")),
-        request_id=safe_id(job.get("id")),
-        withheld=max(0, request.images - len(pictures)),
+def submit(plan: Plan) -> Submission:
+    call = Call(
+        "POST",
+        f"{API}/{plan.endpoint}",
+        paid=True,
+        timeout=TIMEOUT,
+        max_answer=MAX_ANSWER,
+        progress=Progress("Lumenfall is generating"),
     )
-
-
-def _generate(planned: Plan) -> Generator[Call, Answer, dict[str, Any]]:
-    url = f"{API}/{planned.endpoint}"
-    common = {"paid": True, "timeout": TIMEOUT, "progress": Progress("Lumenfall is generating")}
-    if planned.image:
-        form = {key: _form_text(value) for key, value in planned.payload.items()}
-        answer = yield Call("POST", url, form=form, files=(Upload("image", "image.png", planned.image),), **common)
+    if plan.image:
+        form = {key: _form_text(value) for key, value in plan.payload.items()}
+        answer = yield replace(call, form=form, files=(Upload("image", "image.png", plan.image),))
     else:
-        answer = yield Call("POST", url, json=dict(planned.payload), **common)
-    body = mapping(answer.json())
+        answer = yield replace(call, json=dict(plan.payload))
+    body = as_dict(answer.json())
     if not answer.ok or body.get("error"):  # a 200 may carry an error too
         raise _refusal(answer)
-    return _job(body)
+    return _delivery(body, plan.payload)
 
 
 def _form_text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _job(body: Mapping[str, Any]) -> dict[str, Any]:
+def _delivery(body: Mapping[str, Any], sent: Mapping[str, Any]) -> Delivery:
     items = body.get("data")
-    pictures = [url for item in (items if isinstance(items, list) else ()) if (url := _picture(mapping(item)))]
+    found = [url for item in (items if isinstance(items, list) else ()) if (url := _picture(as_dict(item)))]
+    pictures = tuple(found[: sent["n"]])
     if not pictures:
         raise BadAnswer(
             f"Lumenfall answered without a picture. It may be paid: look at {SITE.billing} and its request list.",
             paid=True,
         )
-    cost = number(mapping(body.get("metadata")).get("cost"))
-    return {"id": safe_id(body.get("id")), "pictures": pictures, "cost_usd": cost}
+    return Delivery(
+        pictures=pictures,
+        flags=(None,) * len(pictures),  # the gateway passes no flags on
+        seed=sent["seed"],
+        cost_usd=finite_number(as_dict(body.get("metadata")).get("cost")),
+        request_id=safe_id(body.get("id")),
+        withheld=max(0, sent["n"] - len(pictures)),
+    )
 
 
 def _picture(item: Mapping[str, Any]) -> str | None:
@@ -260,8 +259,9 @@ def _refusal(answer: Answer) -> ProviderError:
 
 
 def _error_code(answer: Answer) -> str:
-    body = mapping(answer.json())
-    return words(mapping(body.get("error")).get("code")) or words(body.get("error_code")) or words(body.get("code"))
+    body = as_dict(answer.json())
+    places = (as_dict(body.get("error")).get("code"), body.get("error_code"), body.get("code"))
+    return next(filter(None, map(first_text, places)), "")
 
 
 PROVIDER = Provider(
@@ -271,12 +271,12 @@ PROVIDER = Provider(
     hosts=HOSTS,
     headers=lambda key: {"Authorization": f"Bearer {key}"},
     plan=plan,
-    exchange=exchange,
+    submit=submit,
     estimate=estimate,
     parameters=PARAMETERS,
     max_images=MAX_IMAGES,
     presets=PRESETS,
     picture_hosts=("media.lumenfall.ai",),
     check=Call("GET", "https://api.lumenfall.ai/v1/balance"),
-    # No reconcile: its request list stores neither prompts nor pictures, so no entry can be told to be ours.
+    # No `find_lost`: its request list stores neither prompts nor pictures, so no entry can be told to be ours.
 )

@@ -7,21 +7,18 @@ from typing import Any
 
 from .answers import (
     Site,
-    bad_job,
+    as_dict,
     error_text,
+    first_text,
     is_about_balance,
     is_about_content,
-    mapping,
     picture_urls,
     refusal,
     safe_id,
-    watch,
-    words,
 )
 from .contract import (
     IMAGE_TO_IMAGE,
     TEXT_TO_IMAGE,
-    Accepted,
     Answer,
     BadAnswer,
     BalanceTooLow,
@@ -29,7 +26,6 @@ from .contract import (
     ContentRefused,
     Delivery,
     Estimate,
-    Exchange,
     GenerationFailed,
     GenerationRequest,
     Parameter,
@@ -37,9 +33,11 @@ from .contract import (
     Progress,
     Provider,
     ProviderError,
+    Submission,
     Upload,
 )
-from .payload import ACCELERATIONS, KREA_SIZES, Draft, Size, ratio_and_megapixels, seed32
+from .payload import ACCELERATIONS, KREA_SIZES, PayloadBuilder, Size, ratio_and_megapixels, seed32
+from .polling import poll
 
 SITE = Site("1min.ai", "https://app.1min.ai", "https://app.1min.ai")
 HOSTS = ("api.1min.ai",)
@@ -86,68 +84,58 @@ PARAMETERS = {
 
 
 def plan(request: GenerationRequest) -> Plan:
-    draft = Draft(SITE.label, PARAMETERS, request)
-    draft.take("prompt", "steps", "guidance", "quality")
-    draft.put("seed", seed32(request.seed), "1min.ai gets the lower 32 bits of a seed")
-    fast = draft.choose("acceleration") != "none"
-    draft.put("acceleration", fast)
+    payload = PayloadBuilder(SITE.label, PARAMETERS, request)
+    payload.pass_on("prompt", "steps", "guidance", "quality")
+    payload.set("seed", seed32(request.seed), "1min.ai gets the lower 32 bits of a seed")
+    fast = payload.choice("acceleration") != "none"
+    payload.set("acceleration", fast)
     if fast:
-        draft.changed("acceleration", request.acceleration, "go_fast", "1min.ai has one fast mode")
-    draft.put("safety_checker", not request.safety_checker)
+        payload.record_change("acceleration", request.acceleration, "go_fast", "1min.ai has one fast mode")
+    payload.set("safety_checker", not request.safety_checker)
     size = None
     if request.mode == IMAGE_TO_IMAGE:
-        draft.take("strength")
+        payload.pass_on("strength")
     else:
-        size = _put_size(draft)
-    draft.add_extra()
-    body = {"type": "IMAGE_GENERATOR", "model": MODEL, "promptObject": draft.fields}
-    return draft.plan(MODEL, body, size)
+        size = _put_size(payload)
+    payload.merge_extra(("aspect_ratio", "width", "height"))  # a custom size: its price is unknown anyway
+    body = {"type": "IMAGE_GENERATOR", "model": MODEL, "promptObject": payload.fields}
+    return payload.plan(MODEL, body, size)
 
 
-def _put_size(draft: Draft) -> Size | None:
-    width, height = draft.request.width, draft.request.height
-    if draft.request.extra.get("aspect_ratio") == "custom":
+def _put_size(payload: PayloadBuilder) -> Size | None:
+    width, height = payload.request.width, payload.request.height
+    if payload.request.extra.get("aspect_ratio") == "custom":
         # Its page says that "custom" goes with a width and a height and lists no fields for them: extra names both.
-        draft.fields["aspect_ratio"] = "custom"
-        draft.changed("size", f"{width}×{height}", "custom", "extra names a custom size")
+        payload.fields["aspect_ratio"] = "custom"
+        payload.record_change("size", f"{width}×{height}", "custom", "extra names a custom size")
         return None
     ratio, megapixels, size = ratio_and_megapixels(width, height, SIZES)
     reason = "1min.ai makes seven ratios at 1 or 0.25 megapixels"
-    return draft.put_size(size, {"aspect_ratio": ratio, "megapixels": megapixels}, reason)
+    return payload.set_size(size, {"aspect_ratio": ratio, "megapixels": megapixels}, reason)
 
 
 def estimate(request: GenerationRequest) -> Estimate:
     return Estimate(None, "1min.ai bills its own credits and publishes no price for this model")
 
 
-def exchange(request: GenerationRequest, job: Mapping[str, Any] | None = None) -> Exchange:
-    if job is None:
-        job = yield from _generate(plan(request))
-        yield Accepted(job)
-    pictures = picture_urls(job.get("pictures"))[: request.images]
-    if not pictures:
-        raise bad_job(SITE)
-    return Delivery(pictures, (None,) * len(pictures), seed32(request.seed), request_id=safe_id(job.get("id")))
-
-
-def _generate(planned: Plan) -> Generator[Call, Answer, dict[str, Any]]:
-    body = dict(planned.payload)
-    if planned.image:
-        path = yield from _upload(planned.image)
+def submit(plan: Plan) -> Submission:
+    body = dict(plan.payload)
+    if plan.image:
+        path = yield from _upload(plan.image)
         body["promptObject"] = {**body["promptObject"], "image_prompt": path}
     answer = yield Call(
         "POST", f"{API}/features", json=body, paid=True, timeout=TIMEOUT, progress=Progress("1min.ai is generating")
     )
     if not answer.ok:
         raise _refusal(answer)
-    return _job(answer)
+    return _delivery(answer, plan.payload["promptObject"]["seed"])
 
 
 def _upload(image: bytes) -> Generator[Call, Answer, str]:
     def read(answer: Answer) -> str | None:
         if 400 <= answer.status < 500:
             raise _refusal(answer, paid_call=False)
-        path = mapping(mapping(answer.json()).get("fileContent")).get("path") if answer.ok else None
+        path = as_dict(as_dict(answer.json()).get("fileContent")).get("path") if answer.ok else None
         return path if isinstance(path, str) and path else None
 
     call = Call(
@@ -156,7 +144,7 @@ def _upload(image: bytes) -> Generator[Call, Answer, str]:
         files=(Upload("asset", "image.png", image),),
         progress=Progress("Uploading the image to 1min.ai"),
     )
-    return (yield from watch(call, read, SITE, paid=False))
+    return (yield from poll(call, read, SITE, paid=False))
 
 
 def _refusal(answer: Answer, paid_call: bool = True) -> ProviderError:
@@ -166,26 +154,26 @@ def _refusal(answer: Answer, paid_call: bool = True) -> ProviderError:
     return refusal(answer, SITE, paid_call)
 
 
-def _job(answer: Answer) -> dict[str, Any]:
+def _delivery(answer: Answer, seed: int) -> Delivery:
     """Only the picture and the id: the reply also carries names, teams and credits of the account."""
-    record = mapping(mapping(answer.json()).get("aiRecord"))
+    record = as_dict(as_dict(answer.json()).get("aiRecord"))
     status = record.get("status")
     if isinstance(status, str) and status != "SUCCESS":
         raise _failure(answer, record)
     # The paths in resultObject cannot be fetched, except by older replies in which they are addresses.
-    result = mapping(record.get("aiRecordDetail")).get("resultObject")
+    result = as_dict(record.get("aiRecordDetail")).get("resultObject")
     pictures = picture_urls(record.get("temporaryUrl")) or picture_urls(result)
     if not pictures:
         raise BadAnswer(
             f"1min.ai answered without the address of a picture. It may be paid: look at {SITE.billing}.", paid=True
         )
-    return {"pictures": list(pictures[:1]), "id": safe_id(record.get("uuid"))}
+    return Delivery(pictures[:1], (None,), seed, request_id=safe_id(record.get("uuid")))
 
 
 def _failure(answer: Answer, record: Mapping[str, Any]) -> ProviderError:
-    detail = mapping(record.get("aiRecordDetail"))
+    detail = as_dict(record.get("aiRecordDetail"))
     places = (answer.json(), record, detail, detail.get("responseObject"))
-    text = next(filter(None, map(words, places)), "no reason given").rstrip(".")
+    text = next(filter(None, map(first_text, places)), "no reason given").rstrip(".")
     unsure = f"Whether it is billed is not documented: look at {SITE.billing}."
     if is_about_content(text):
         return ContentRefused(f"1min.ai refused the content: {text}. Change the prompt. {unsure}", paid=None)
@@ -199,7 +187,7 @@ PROVIDER = Provider(
     hosts=HOSTS,
     headers=lambda key: {"API-KEY": key},
     plan=plan,
-    exchange=exchange,
+    submit=submit,
     estimate=estimate,
     parameters=PARAMETERS,
     picture_hosts=("s3.us-east-1.amazonaws.com",),

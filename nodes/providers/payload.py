@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from .contract import (
@@ -24,6 +24,13 @@ Tables = Mapping[str, Mapping[str, Parameter]]
 
 MEGAPIXEL = 1024 * 1024
 ACCELERATIONS = ("none", "regular", "high")
+
+# Field names of any provider that only the node's own inputs may set: the limits and the flags are counted by them.
+DECIDES_SAFETY_SIZE_OR_COUNT = (
+    *("num_images", "num_outputs", "n", "numberResults", "batch_size", "images"),
+    *("image_size", "size", "width", "height", "aspect_ratio", "megapixels", "resolution", "target_size"),
+    *("enable_safety_checker", "disable_safety_checker", "safety_checker", "checkNSFW", "safety_tolerance", "safety"),
+)
 
 # What the model's host really makes of each ratio: 16:9 is 1.75 and 21:9 is 2.4. (replicate/cog-flux, predict.py)
 KREA_SIZES: dict[str, Size] = {
@@ -96,7 +103,7 @@ def nonzero_seed32(seed: int) -> int:
     return short if 0 < short < 0xFFFFFFFF else 0xFFFFFFFE
 
 
-class Draft:
+class PayloadBuilder:
     """A provider's fields while they are built from a request, and every value that had to change.
 
     `tables` is the provider's `parameters`: names, ranges and choices are read from it, so the table that the README
@@ -113,7 +120,10 @@ class Draft:
         self.table = tables[request.mode]
         self.fields: dict[str, Any] = {}
         self.changes: list[Change] = []
-        self._owned = {parameter.field for table in tables.values() for parameter in table.values()}
+        self._owned = {
+            field for table in tables.values() for parameter in table.values() for field in parameter.field.split(", ")
+        }
+        self._unpriced: list[str] = []
         self._check_inputs(max_images)
 
     def _check_inputs(self, max_images: int) -> None:
@@ -129,39 +139,44 @@ class Draft:
         if min(request.width, request.height) < 1:
             raise RequestRefused(f"{request.width}×{request.height} is not a size. Both sides must be at least 1.")
 
-    def take(self, *names: str) -> None:
+    def pass_on(self, *names: str) -> None:
         """Pass inputs on under the provider's names, kept in its range."""
         for name in names:
             parameter = self.table[name]
             value = self._within(name, parameter, getattr(self.request, name))
             span = f"{self.label} takes {parameter.minimum:g} to {parameter.maximum:g}" if _has_range(parameter) else ""
-            self.put(name, value, span)
+            self.set(name, value, span)
 
-    def put(self, name: str, delivered: Any, reason: str = "") -> None:
+    def set(self, name: str, delivered: Any, reason: str = "") -> None:
         """Set an input's field. With a reason, a value that is not the asked one is recorded as a change."""
         self.fields[self.table[name].field] = delivered
         asked = getattr(self.request, name)
         if reason and delivered != asked:
-            self.changed(name, asked, delivered, reason)
+            self.record_change(name, asked, delivered, reason)
 
-    def choose(self, name: str) -> Any:
+    def choice(self, name: str) -> Any:
         """An input that must be one of the table's choices."""
         value, choices = getattr(self.request, name), self.table[name].choices
         if value not in choices:
             raise RequestRefused(f"{self.label} has no {name} {value!r}. It takes {', '.join(choices)}.")
         return value
 
-    def put_size(self, delivered: Size, fields: Mapping[str, Any], reason: str) -> Size:
+    def set_size(self, delivered: Size, fields: Mapping[str, Any], reason: str) -> Size:
         self.fields.update(fields)
         if delivered != (self.request.width, self.request.height):
-            self.changed("size", f"{self.request.width}×{self.request.height}", "{}×{}".format(*delivered), reason)
+            self.record_change(
+                "size", f"{self.request.width}×{self.request.height}", "{}×{}".format(*delivered), reason
+            )
         return delivered
 
-    def changed(self, name: str, asked: Any, delivered: Any, reason: str) -> None:
+    def record_change(self, name: str, asked: Any, delivered: Any, reason: str) -> None:
         self.changes.append(Change(name, asked, delivered, reason))
 
-    def add_extra(self) -> None:
-        """Merge the provider's less common fields. What the node has an input for is said there and nowhere else."""
+    def merge_extra(self, known: Collection[str] = ()) -> None:
+        """Merge the provider's less common fields. What the node has an input for is said there and nowhere else.
+
+        `known` are those that cannot change the price by more than the estimate says; any other makes it unknown.
+        """
         for field, value in self.request.extra.items():
             if field in self.fields:
                 if self.fields[field] != value or isinstance(value, bool) != isinstance(self.fields[field], bool):
@@ -169,14 +184,16 @@ class Draft:
                         f"extra says {field}={value!r:.80}, and the node's own inputs say {self.fields[field]!r:.80}. "
                         "Take it out of extra."
                     )
-            elif field in self._owned:
+            elif field not in known and field in (*self._owned, *DECIDES_SAFETY_SIZE_OR_COUNT):
                 raise RequestRefused(f"extra may not set {field}: the node has an input for it. Use that one.")
             else:
                 self.fields[field] = _plain(field, value)
+                if field not in known:
+                    self._unpriced.append(field)
 
     def plan(self, endpoint: str, payload: Mapping[str, Any], size: Size | None) -> Plan:
         self._report_unsupported()
-        return Plan(endpoint, payload, self.request.image, size, tuple(self.changes))
+        return Plan(endpoint, payload, self.request.image, size, tuple(self.changes), tuple(self._unpriced))
 
     def _report_unsupported(self) -> None:
         """An unsupported input's `default` is what the provider does anyway; any other wish is reported."""
@@ -187,7 +204,7 @@ class Draft:
                 continue  # PNG has no quality
             asked = getattr(self.request, name)
             if asked != parameter.default:
-                self.changed(name, asked, parameter.default, parameter.note)
+                self.record_change(name, asked, parameter.default, parameter.note)
 
     def _within(self, name: str, parameter: Parameter, value: Any) -> Any:
         if not _has_range(parameter):

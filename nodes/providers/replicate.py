@@ -4,53 +4,51 @@ from __future__ import annotations
 
 import re
 from collections.abc import Generator, Mapping
-from datetime import datetime, timezone
 from typing import Any
 
 from .answers import (
-    FIRST_POLL,
-    NewLines,
     Site,
+    as_dict,
     bad_job,
+    first_text,
     is_about_content,
     lost,
-    mapping,
     own_url,
     picture_urls,
     refusal,
     safe_id,
-    watch,
-    words,
 )
 from .contract import (
     IMAGE_TO_IMAGE,
     TEXT_TO_IMAGE,
-    Accepted,
     Answer,
     Call,
     ContentRefused,
     Delivery,
     Estimate,
-    Exchange,
+    Following,
     GenerationFailed,
     GenerationRequest,
+    Job,
     Parameter,
     Plan,
     Progress,
     Provider,
-    Reconciliation,
+    Search,
+    Submission,
     Upload,
 )
 from .payload import (
     ACCELERATIONS,
     KREA_SIZES,
-    Draft,
+    PayloadBuilder,
     Size,
     megapixel_presets,
     nonzero_seed32,
     png_size,
     ratio_and_megapixels,
 )
+from .polling import NewLines, poll
 
 SITE = Site("Replicate", "https://replicate.com/account/api-tokens", "https://replicate.com/account/billing")
 HOSTS = ("api.replicate.com",)
@@ -59,7 +57,7 @@ MODEL = "black-forest-labs/flux-krea-dev"
 USD_PER_IMAGE = 0.025
 MAX_IMAGES = 4
 MAX_INPUT_SIDE = 1440  # larger input images are scaled down by the model
-CLOCK_SKEW = 120.0  # seconds that this machine's clock and Replicate's may differ
+LISTED_PAGES = 6  # of 100 predictions
 
 _COMMON = {
     "prompt": Parameter("passthrough", "prompt"),
@@ -100,35 +98,37 @@ PARAMETERS = {
 }
 
 
-def krea_input(label: str, request: GenerationRequest) -> tuple[Draft, Size | None]:
+def krea_input(label: str, request: GenerationRequest) -> tuple[PayloadBuilder, Size | None]:
     """The model's own input, and the size it delivers. core.today sells this same model."""
-    draft = Draft(label, PARAMETERS, request, MAX_IMAGES)
-    draft.take("prompt", "steps", "guidance", "images", "quality")
-    draft.put("seed", nonzero_seed32(request.seed), f"{label} gets 32 bits, and takes 0 for random")
-    _put_speed(draft)
-    draft.put("safety_checker", not request.safety_checker)
-    kind = draft.choose("output_format")
-    draft.put("output_format", "jpg" if kind == "jpeg" else kind)
+    payload = PayloadBuilder(label, PARAMETERS, request, MAX_IMAGES)
+    payload.pass_on("prompt", "steps", "guidance", "images", "quality")
+    payload.set("seed", nonzero_seed32(request.seed), f"{label} gets 32 bits, and takes 0 for random")
+    _put_speed(payload)
+    payload.set("safety_checker", not request.safety_checker)
+    kind = payload.choice("output_format")
+    payload.set("output_format", "jpg" if kind == "jpeg" else kind)
     size: Size | None
     if request.mode == IMAGE_TO_IMAGE:
-        draft.take("strength")
+        payload.pass_on("strength")
         size = _image_size(request.image or b"")
     else:
         ratio, megapixels, size = ratio_and_megapixels(request.width, request.height, KREA_SIZES)
         reason = f"{label} makes eleven ratios at 1 or 0.25 megapixels"
-        draft.put_size(size, {"aspect_ratio": ratio, "megapixels": megapixels}, reason)
-    draft.add_extra()
-    return draft, size
+        payload.set_size(size, {"aspect_ratio": ratio, "megapixels": megapixels}, reason)
+    payload.merge_extra()
+    return payload, size
 
 
-def _put_speed(draft: Draft) -> None:
-    asked = draft.choose("acceleration")
-    fast = asked != "none" and draft.request.mode == TEXT_TO_IMAGE
-    draft.put("acceleration", fast)
+def _put_speed(payload: PayloadBuilder) -> None:
+    asked = payload.choice("acceleration")
+    fast = asked != "none" and payload.request.mode == TEXT_TO_IMAGE
+    payload.set("acceleration", fast)
     if fast:
-        draft.changed("acceleration", asked, "go_fast", f"{draft.label} has one fast mode, in which no seed repeats")
+        payload.record_change(
+            "acceleration", asked, "go_fast", f"{payload.label} has one fast mode, in which no seed repeats"
+        )
     elif asked != "none":
-        draft.changed("acceleration", asked, "none", f"{draft.label} is fast in text to image only")
+        payload.record_change("acceleration", asked, "none", f"{payload.label} is fast in text to image only")
 
 
 def _image_size(image: bytes) -> Size | None:
@@ -138,35 +138,32 @@ def _image_size(image: bytes) -> Size | None:
 
 
 def plan(request: GenerationRequest) -> Plan:
-    draft, size = krea_input(SITE.label, request)
-    return draft.plan(MODEL, {"input": draft.fields}, size)
+    payload, size = krea_input(SITE.label, request)
+    return payload.plan(MODEL, {"input": payload.fields}, size)
 
 
 def estimate(request: GenerationRequest) -> Estimate:
     return Estimate(request.images * USD_PER_IMAGE, f"${USD_PER_IMAGE} a picture, whatever its size")
 
 
-def exchange(request: GenerationRequest, job: Mapping[str, Any] | None = None) -> Exchange:
-    if job is None:
-        job = yield from _submit(plan(request))
-        yield Accepted(job)
+def follow(job: Job, request: GenerationRequest) -> Following:
     prediction_id = safe_id(job.get("id"))
     if prediction_id is None:
         raise bad_job(SITE)
     url = f"{API}/predictions/{prediction_id}"
     cancel = Call("POST", f"{url}/cancel")
-    ask = Call("GET", url, delay=FIRST_POLL, cancel=cancel, progress=Progress("Sent to Replicate"))
-    return (yield from watch(ask, _Reader(request, prediction_id), SITE))
+    ask = Call("GET", url, cancel=cancel, progress=Progress("Sent to Replicate"))
+    return (yield from poll(ask, _Reader(request, prediction_id), SITE))
 
 
-def _submit(planned: Plan) -> Generator[Call, Answer, dict[str, Any]]:
-    fields = dict(planned.payload["input"])
-    if planned.image:
-        fields["image"] = yield from _upload(planned.image)
+def submit(plan: Plan) -> Submission:
+    fields = dict(plan.payload["input"])
+    if plan.image:
+        fields["image"] = yield from _upload(plan.image)
     answer = yield Call("POST", f"{API}/models/{MODEL}/predictions", json={"input": fields}, paid=True)
     if not answer.ok:
         raise refusal(answer, SITE)
-    prediction_id = safe_id(mapping(answer.json()).get("id"))
+    prediction_id = safe_id(as_dict(answer.json()).get("id"))
     if prediction_id is None:
         raise lost(SITE)
     return {"id": prediction_id}
@@ -177,7 +174,7 @@ def _upload(image: bytes) -> Generator[Call, Answer, str]:
         if 400 <= answer.status < 500:
             raise refusal(answer, SITE, paid_call=False)
         # The model fetches the image with our token: it must lie at Replicate.
-        return own_url(mapping(mapping(answer.json()).get("urls")).get("get"), HOSTS) if answer.ok else None
+        return own_url(as_dict(as_dict(answer.json()).get("urls")).get("get"), HOSTS) if answer.ok else None
 
     call = Call(
         "POST",
@@ -185,7 +182,7 @@ def _upload(image: bytes) -> Generator[Call, Answer, str]:
         files=(Upload("content", "image.png", image),),
         progress=Progress("Uploading the image to Replicate"),
     )
-    return (yield from watch(call, read, SITE, paid=False))
+    return (yield from poll(call, read, SITE, paid=False))
 
 
 class _Reader:
@@ -197,11 +194,11 @@ class _Reader:
         self._new_lines = NewLines()
 
     def __call__(self, answer: Answer) -> Progress | Delivery | None:
-        body = mapping(answer.json()) if answer.ok else {}
+        body = as_dict(answer.json()) if answer.ok else {}
         status = body.get("status")
         logs = body.get("logs") if isinstance(body.get("logs"), str) else ""
         if status in ("failed", "canceled", "aborted"):
-            raise _ending(status, words(body.get("error")))
+            raise _ending(status, first_text(body.get("error")))
         if status == "succeeded" or (isinstance(status, str) and body.get("completed_at")):
             return self._delivery(body, logs)
         if not isinstance(status, str):
@@ -242,22 +239,26 @@ def _fraction(logs: str) -> float | None:
     return min(int(bars[-1]), 100) / 100 if bars else None
 
 
-def reconcile(request: GenerationRequest, sent_at: float) -> Reconciliation:
-    """One look at the account's predictions, newest first: the caller looks again later."""
-    planned = plan(request)
-    if planned.image:
-        return None  # each upload has its own address, so no listed job can be told to be this one
-    since = datetime.fromtimestamp(sent_at - CLOCK_SKEW, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-    wanted = planned.payload["input"]
-    url = f"{API}/predictions?created_after={since}"
-    answer = yield Call("GET", url, progress=Progress("Looking for the job at Replicate"))
-    results = mapping(answer.json()).get("results") if answer.ok else None
-    for item in map(mapping, results if isinstance(results, list) else ()):
-        sent, prediction_id = mapping(item.get("input")), safe_id(item.get("id"))
-        same = all(key in sent and sent[key] == value for key, value in wanted.items()) and "image" not in sent
-        if prediction_id and item.get("model") == MODEL and same:
-            return {"id": prediction_id}
-    return None
+def find_lost(plan: Plan, age: float) -> Search:
+    """One look at the account's predictions, newest first and so without any clock: the caller looks again later."""
+    if plan.image:
+        return ()  # each upload has its own address, so no listed job can be told to be this one
+    url, found = f"{API}/predictions", []
+    for _ in range(LISTED_PAGES):
+        answer = yield Call("GET", url, max_answer=64 * 2**20, progress=Progress("Looking for the job at Replicate"))
+        body = as_dict(answer.json()) if answer.ok else {}
+        results = body.get("results")
+        for item in map(as_dict, results if isinstance(results, list) else ()):
+            sent, prediction_id = as_dict(item.get("input")), safe_id(item.get("id"))
+            wanted = plan.payload["input"]
+            same = all(key in sent and sent[key] == value for key, value in wanted.items()) and "image" not in sent
+            if prediction_id and item.get("model") == MODEL and same:
+                found.append({"id": prediction_id})
+        following = own_url(body.get("next"), HOSTS)
+        if following is None:
+            break
+        url = following
+    return tuple(found)
 
 
 PROVIDER = Provider(
@@ -267,12 +268,13 @@ PROVIDER = Provider(
     hosts=HOSTS,
     headers=lambda key: {"Authorization": f"Bearer {key}"},
     plan=plan,
-    exchange=exchange,
+    submit=submit,
+    follow=follow,
+    find_lost=find_lost,
     estimate=estimate,
     parameters=PARAMETERS,
     max_images=MAX_IMAGES,
     presets=megapixel_presets(KREA_SIZES),
     picture_hosts=("replicate.delivery", "pbxt.replicate.delivery"),
     check=Call("GET", f"{API}/account"),
-    reconcile=reconcile,
 )

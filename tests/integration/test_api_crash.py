@@ -130,7 +130,7 @@ def test_a_seed_that_the_node_drew_is_not_drawn_and_paid_again(restarted, all_st
     assert paid(all_standins["fal"], "a seed of its own") == 1
 
 
-def test_a_budget_holds_after_a_restart(restarted, all_standins):
-    with pytest.raises(ComfyUIError, match="the limit is \\$0.050"):
+def test_a_nodes_limit_holds_in_the_run_after_a_restart_and_what_was_paid_costs_nothing(restarted, all_standins):
+    with pytest.raises(ComfyUIError, match="max_cost_usd, for all API nodes of the run, is \\$0.05"):
         restarted.run(budget_graph())
-    assert paid(all_standins["replicate"], "on a budget") == 2
+    assert paid(all_standins["replicate"], "on a budget") == 4  # two in each run

@@ -11,11 +11,13 @@ __all__ = ["PROVIDERS", "Standin", "Standins", "expected_pixel", "start_all"]
 
 
 class Standins(dict[str, Standin]):
-    """The five by name; `env` is what the pack needs to talk to all of them. Closes them as a context manager."""
+    """All by name; `env` is what the pack needs to talk to them. Closes them as a context manager."""
 
     @property
     def env(self) -> dict[str, str]:
-        return {name: value for standin in self.values() for name, value in standin.env.items()}
+        keys = {name: value for standin in self.values() for name, value in standin.env.items()}
+        # Hundreds of jobs are paid here in a day; tests of the limits set their own.
+        return {**keys, "FLUX_KREA_MAX_COST_USD": "100", "FLUX_KREA_MAX_COST_USD_24H": "10000"}
 
     def __enter__(self) -> "Standins":
         return self

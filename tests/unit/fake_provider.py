@@ -27,7 +27,6 @@ if "flux_krea" not in sys.modules:
 from flux_krea.nodes.jobs.client import Patience  # noqa: E402
 from flux_krea.nodes.jobs.jobs import Jobs  # noqa: E402
 from flux_krea.nodes.providers.contract import (  # noqa: E402
-    Accepted,
     Call,
     ContentRefused,
     Delivery,
@@ -75,12 +74,13 @@ def delivery(body):
     return Delivery(pictures, (False,) * len(pictures), seed=body["seed"], cost_usd=0.025, request_id=body["id"])
 
 
-def queue_exchange(request, job=None):
-    if job is None:
-        yield Call("POST", f"{API}/uploads", json={})
-        body = submitted((yield Call("POST", f"{API}/jobs", json=dict(plan(request).payload), paid=True, timeout=1.0)))
-        job = {"id": body["id"]}
-        yield Accepted(job)
+def submit(plan):
+    yield Call("POST", f"{API}/uploads", json={})
+    body = submitted((yield Call("POST", f"{API}/jobs", json=dict(plan.payload), paid=True, timeout=1.0)))
+    return {"id": body["id"]}
+
+
+def follow(job, request):
     url = f"{API}/jobs/{job['id']}"
     while True:
         poll = Call("GET", url, delay=0.02, cancel=Call("DELETE", url), progress=Progress("making"), timeout=1.0)
@@ -96,16 +96,16 @@ def queue_exchange(request, job=None):
             return delivery(body)
 
 
-def blocking_exchange(request, job=None):
-    payload = dict(plan(request).payload)
-    return delivery(submitted((yield Call("POST", f"{API}/blocking", json=payload, paid=True, timeout=5.0))))
+def submit_and_block(plan):
+    call = Call("POST", f"{API}/blocking", json=dict(plan.payload), paid=True, timeout=5.0)
+    return delivery(submitted((yield call)))
 
 
-def reconcile(request, sent):
+def find_lost(plan, age):
     answer = yield Call("GET", f"{API}/jobs", timeout=1.0)
-    listed = answer.json() or []
-    payload = dict(plan(request).payload)
-    return next(({"id": job["id"]} for job in listed if job["payload"] == payload), None)
+    if not answer.ok:
+        raise RequestRefused(f"Fake answered {answer.status}.")
+    return tuple({"id": job["id"]} for job in answer.json() if job["payload"] == dict(plan.payload))
 
 
 QUEUE = Provider(
@@ -115,15 +115,16 @@ QUEUE = Provider(
     hosts=("api.fake.example",),
     headers=lambda key: {"Authorization": f"Key {key}"},
     plan=plan,
-    exchange=queue_exchange,
+    submit=submit,
+    follow=follow,
     estimate=lambda request: Estimate(0.025 * request.images),
     parameters={},
     max_images=2,
     check=Call("GET", f"{API}/account"),
-    reconcile=reconcile,
+    find_lost=find_lost,
 )
-FORGETFUL = replace(QUEUE, label="Forgetful", reconcile=None)
-BLOCKING = replace(QUEUE, label="Blocking", exchange=blocking_exchange, reconcile=None, max_images=1)
+FORGETFUL = replace(QUEUE, label="Forgetful", find_lost=None)
+BLOCKING = replace(QUEUE, label="Blocking", submit=submit_and_block, follow=None, find_lost=None, max_images=1)
 PROVIDERS = {"fake": QUEUE, "forgetful": FORGETFUL, "blocking": BLOCKING}
 
 

@@ -1,16 +1,16 @@
 import base64
+import json
 import socket
 import threading
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
-from email.utils import format_datetime
+from pathlib import Path
 
 import pytest
-from fake_provider import API, KEY, QUEUE, QUICK, FakeServer, bomb, png
-from flux_krea.nodes.jobs import client as client_module
+from fake_provider import API, KEY, PROVIDERS, QUEUE, QUICK, FakeServer, bomb, png
 from flux_krea.nodes.jobs import picture_files
-from flux_krea.nodes.jobs.client import Client, Gone, Patience
-from flux_krea.nodes.providers.contract import BadAnswer, Call, RequestRefused, Unavailable, UnknownOutcome, Upload
+from flux_krea.nodes.jobs.client import Backoff, Client, Gone, NoAnswer, Patience, Stopped
+from flux_krea.nodes.jobs.keys import Keys
+from flux_krea.nodes.providers.contract import Answer, BadAnswer, Call, RequestRefused, Unavailable, Upload
 
 PAID = Call("POST", f"{API}/jobs", json={"n": 1}, paid=True, timeout=0.5)
 
@@ -40,7 +40,7 @@ def free_port():
 
 
 def test_the_key_goes_to_the_providers_own_host(client, server):
-    assert client.answer_to(PAID).status == 201
+    assert client.pay(PAID).status == 201
     _, headers, _ = server.seen[0]
     assert headers["Authorization"] == f"Key {KEY}"
     assert headers["X-Forwarded-Host"] == "api.fake.example"
@@ -61,12 +61,12 @@ def test_the_key_goes_to_the_providers_own_host(client, server):
 def test_the_key_goes_nowhere_else(url):
     client = Client("fake", QUEUE, KEY, patience=QUICK)
     with pytest.raises(BadAnswer) as refusal:
-        client.answer_to(replace(PAID, url=url))
+        client.pay(replace(PAID, url=url))
     assert refusal.value.paid is False
 
 
 def test_calls_without_the_key_stay_without_it(client, server):
-    client.answer_to(Call("POST", f"{API}/uploads", json={}, authorize=False))
+    client.ask(Call("POST", f"{API}/uploads", json={}, authorize=False))
     assert "Authorization" not in server.seen[0][1]
 
 
@@ -74,7 +74,7 @@ def test_an_api_call_follows_no_redirect(client, server):
     other = FakeServer()
     server.faults["submit"] = [lambda handler: handler.answer(307, {}, headers=[("Location", f"{other.url}/jobs")])]
     with pytest.raises(BadAnswer, match="redirect") as refusal:
-        client.answer_to(PAID)
+        client.pay(PAID)
     other.stop()
     assert refusal.value.paid is None and other.seen == []
 
@@ -82,20 +82,20 @@ def test_an_api_call_follows_no_redirect(client, server):
 def test_a_password_file_is_not_read(client, server, tmp_path, monkeypatch):
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password netrc-secret")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    client.answer_to(Call("GET", f"{API}/jobs", authorize=False))
+    client.ask(Call("GET", f"{API}/jobs", authorize=False))
     assert "Authorization" not in server.seen[0][1]
 
 
 def test_cookies_are_not_kept(client, server):
     server.faults["list"] = [lambda handler: handler.answer(200, [], headers=[("Set-Cookie", "a=b")])]
-    client.answer_to(Call("GET", f"{API}/jobs"))
-    client.answer_to(Call("GET", f"{API}/jobs"))
+    client.ask(Call("GET", f"{API}/jobs"))
+    client.ask(Call("GET", f"{API}/jobs"))
     assert "Cookie" not in server.seen[1][1]
 
 
 def test_multipart_has_fields_and_files(client, server):
     file = Upload("image", "a.png", b"bytes")
-    assert client.answer_to(Call("POST", f"{API}/uploads", form={"steps": "28"}, files=(file,))).ok
+    assert client.ask(Call("POST", f"{API}/uploads", form={"steps": "28"}, files=(file,))).ok
     _, headers, body = server.seen[0]
     assert headers["Content-Type"].startswith("multipart/form-data; boundary=")
     assert b'name="steps"\r\n\r\n28\r\n' in body
@@ -105,7 +105,7 @@ def test_multipart_has_fields_and_files(client, server):
 def test_the_key_does_not_follow_a_redirect_of_a_free_call_either(client, server):
     other = FakeServer()
     server.faults["list"] = [lambda handler: handler.answer(302, {}, headers=[("Location", f"{other.url}/jobs")])]
-    assert client.answer_to(Call("GET", f"{API}/jobs")).status == 302
+    assert client.ask(Call("GET", f"{API}/jobs")).status == 302
     other.stop()
     assert other.seen == []
 
@@ -114,81 +114,87 @@ def test_the_key_does_not_follow_a_redirect_of_a_free_call_either(client, server
 
 
 @pytest.mark.parametrize("fault", ["reset", "reset_after", "hang_after"])
-def test_a_lost_answer_to_the_paid_call_is_an_unknown_outcome(client, server, fault):
+def test_a_lost_answer_to_the_paid_call_may_have_been_accepted(client, server, fault):
     server.faults["submit"] = [fault] * 5
-    with pytest.raises(UnknownOutcome) as lost:
-        client.answer_to(PAID)
-    assert lost.value.paid is None
-    assert server.count("submit") == 1
+    with pytest.raises(NoAnswer) as lost:
+        client.pay(PAID)
+    assert lost.value.was_sent and server.count("submit") == 1
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 401, 422])
 def test_the_paid_call_is_not_repeated_after_an_answer(client, server, status):
     server.faults["submit"] = [status] * 5
-    assert client.answer_to(PAID).status == status
+    assert client.pay(PAID).status == status
     assert server.count("submit") == 1
 
 
-def test_the_paid_call_waits_as_long_as_429_asks(client, server):
-    pauses = []
-    client._pause = pauses.append
-    client._patience = replace(QUICK, rate=60)
-    late = format_datetime(datetime.now(timezone.utc) + timedelta(seconds=30), usegmt=True)
-    server.faults["submit"] = [
-        lambda handler: handler.answer(429, {}, headers=[("Retry-After", "0.3")]),
-        lambda handler: handler.answer(429, {"retry_after": 0.2}),
-        lambda handler: handler.answer(429, {}, headers=[("Retry-After", late)]),
-    ]
-    assert client.answer_to(PAID).status == 201
-    assert pauses[:2] == [0.3, 0.2] and 1 < pauses[2] <= 30 and server.paid == 1
+@pytest.mark.parametrize(
+    ("headers", "body", "seconds"),
+    [
+        ({"retry-after": "0.3"}, {}, 0.3),
+        ({}, {"retry_after": 0.2}, 0.2),
+        ({"retry-after": "Mon, 21 Sep 2026 14:13:50 GMT", "date": "Mon, 21 Sep 2026 14:13:20 GMT"}, {}, 30.0),
+        ({"retry-after": "Mon, 21 Sep 2026 14:13:50 GMT"}, {}, 0.0),
+        ({"retry-after": "soon"}, {}, 0.0),
+        ({"retry-after": "86400"}, {}, 86400.0),
+    ],
+)
+def test_a_provider_says_how_long_it_wants_to_be_left_alone(client, headers, body, seconds):
+    assert client.asked_pause(Answer(429, headers, json.dumps(body).encode())) == seconds
 
 
-def test_429_for_ever_is_handed_back_when_patience_ends(client, server):
-    server.faults["submit"] = [429] * 100
-    assert client.answer_to(PAID).status == 429
-    assert 1 < server.count("submit") < 100 and server.paid == 0
+def test_pauses_grow_until_patience_ends_and_three_tries_are_made_in_any_case():
+    backoff = Backoff(replace(QUICK, first_pause=0.02, longest_pause=0.05))
+    assert [backoff.next(10.0) for _ in range(3)] == [0.02, 0.04, 0.05]
+    assert backoff.next(10.0, asked=3.0) == 3.0 and backoff.next(10.0, asked=3600.0) is None
+    hasty = Backoff(QUICK)
+    assert hasty.next(0.0) is None
 
 
-def test_a_retry_after_beyond_patience_is_not_waited_for(client, server):
-    client._pause = lambda seconds: pytest.fail(f"waited {seconds} s")
-    server.faults["submit"] = [lambda handler: handler.answer(429, {}, headers=[("Retry-After", "3600")])]
-    assert client.answer_to(PAID).status == 429
+def test_a_free_call_nobody_waits_for_is_not_repeated(client, server):
+    server.faults["list"] = ["reset"] * 100
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Stopped):
+        client.ask(Call("GET", f"{API}/jobs"), stop)
+    assert server.count("list") == 1
 
 
-def test_a_refused_connection_is_repeated_and_nothing_was_paid(monkeypatch):
-    marks = []
-    monkeypatch.setenv("FLUX_KREA_BASE_URL_FAKE", f"http://127.0.0.1:{free_port()}")
-    client = Client("fake", QUEUE, KEY, sending=marks.append, patience=QUICK)
-    with pytest.raises(Unavailable, match="connection refused") as failure:
-        client.answer_to(PAID)
-    assert failure.value.paid is False
-    assert len(marks) >= 4 and marks[:2] == [True, False] and marks[-1] is False
+@pytest.mark.parametrize(
+    ("base", "reason"), [("refused", "connection refused"), ("http://nowhere.invalid", "unknown host"), ("tls", "TLS")]
+)
+def test_what_never_reached_the_provider_was_certainly_not_paid(server, monkeypatch, base, reason):
+    address = {"refused": f"http://127.0.0.1:{free_port()}", "tls": server.url.replace("http:", "https:")}.get(
+        base, base
+    )
+    monkeypatch.setenv("FLUX_KREA_BASE_URL_FAKE", address)
+    with pytest.raises(NoAnswer, match=reason) as failure:
+        Client("fake", QUEUE, KEY, patience=QUICK).pay(PAID)
+    assert not failure.value.was_sent and server.paid == 0
 
 
-def test_an_unknown_host_is_certain_not_to_have_been_paid(monkeypatch):
-    monkeypatch.setenv("FLUX_KREA_BASE_URL_FAKE", "http://nowhere.invalid")
-    with pytest.raises(Unavailable, match="unknown host") as failure:
-        Client("fake", QUEUE, KEY, patience=QUICK).answer_to(PAID)
-    assert failure.value.paid is False
-
-
-def test_a_failed_tls_handshake_is_certain_not_to_have_been_paid(server, monkeypatch):
-    monkeypatch.setenv("FLUX_KREA_BASE_URL_FAKE", server.url.replace("http:", "https:"))
-    with pytest.raises(Unavailable, match="TLS") as failure:
-        Client("fake", QUEUE, KEY, patience=QUICK).answer_to(PAID)
-    assert failure.value.paid is False and server.paid == 0
+def test_an_answer_holds_no_key_whatever_it_was_split_or_written_in(server, monkeypatch):
+    monkeypatch.setenv("FLUX_KREA_BASE_URL_FAKE", server.url)
+    monkeypatch.setenv("FAKE_KEY", KEY)
+    encoded = [base64.b64encode(front + KEY.encode() + b"!").decode() for front in (b"", b"K", b"Ke", b"Key ")]
+    written = [KEY, " ".join(KEY), KEY[:7] + "\n" + KEY[7:], *encoded]
+    client = Client("fake", QUEUE, KEY, QUICK, Keys(Path("nowhere"), PROVIDERS).without_keys)
+    for echo in written:
+        server.faults["list"] = [lambda handler, echo=echo: handler.answer(422, {"detail": "x" * 250 + echo})]
+        body = client.ask(Call("GET", f"{API}/jobs")).body
+        assert b"[hidden]" in body and len(body) < 290, echo
 
 
 def test_the_paid_call_never_uses_a_connection_kept_from_before(client, server):
-    client.answer_to(Call("GET", f"{API}/jobs"))
-    client.answer_to(Call("GET", f"{API}/jobs"))
-    client.answer_to(PAID)
-    client.answer_to(Call("GET", f"{API}/jobs"))
+    client.ask(Call("GET", f"{API}/jobs"))
+    client.ask(Call("GET", f"{API}/jobs"))
+    client.pay(PAID)
+    client.ask(Call("GET", f"{API}/jobs"))
     first, second, paid, after = server.ports
     assert first == second != paid == after
 
 
-def test_a_cut_off_answer_to_the_paid_call_is_an_unknown_outcome(client, server):
+def test_a_cut_off_answer_to_the_paid_call_may_have_been_accepted(client, server):
     def cut(handler):
         handler.send_response(200)
         handler.send_header("Content-Length", "1000")
@@ -197,15 +203,16 @@ def test_a_cut_off_answer_to_the_paid_call_is_an_unknown_outcome(client, server)
         handler.reset()
 
     server.faults["submit"] = [cut]
-    with pytest.raises(UnknownOutcome):
-        client.answer_to(PAID)
+    with pytest.raises(NoAnswer) as lost:
+        client.pay(PAID)
+    assert lost.value.was_sent
 
 
-def test_an_endless_answer_to_the_paid_call_is_an_unknown_outcome(client, server, monkeypatch):
-    monkeypatch.setattr(client_module, "MAX_ANSWER_BYTES", 2**20)
+def test_an_endless_answer_to_the_paid_call_may_have_been_accepted(client, server):
     server.faults["submit"] = [endless]
-    with pytest.raises(UnknownOutcome, match="larger than"):
-        client.answer_to(PAID)
+    with pytest.raises(NoAnswer, match="larger than") as lost:
+        client.pay(PAID)
+    assert lost.value.was_sent
 
 
 # Free calls are repeated
@@ -214,20 +221,20 @@ def test_an_endless_answer_to_the_paid_call_is_an_unknown_outcome(client, server
 @pytest.mark.parametrize("fault", ["reset", 502, 503, 504, 429])
 def test_a_passing_fault_of_a_free_call_is_not_noticed(client, server, fault):
     server.faults["list"] = [fault, fault]
-    assert client.answer_to(Call("GET", f"{API}/jobs")).status == 200
+    assert client.ask(Call("GET", f"{API}/jobs")).status == 200
 
 
 def test_a_hanging_free_call_is_repeated(client, server):
     server.faults["list"] = ["hang"]
-    assert client.answer_to(Call("GET", f"{API}/jobs", timeout=0.2)).status == 200
+    assert client.ask(Call("GET", f"{API}/jobs", timeout=0.2)).status == 200
 
 
 def test_a_fault_that_stays_ends_in_an_answer_or_an_error(client, server):
     server.faults["list"] = [503] * 100
-    assert client.answer_to(Call("GET", f"{API}/jobs")).status == 503
+    assert client.ask(Call("GET", f"{API}/jobs")).status == 503
     server.faults["list"] = ["reset"] * 100
     with pytest.raises(Unavailable):
-        client.answer_to(Call("GET", f"{API}/jobs"))
+        client.ask(Call("GET", f"{API}/jobs"))
 
 
 def test_an_answer_that_trickles_meets_its_deadline(client, server):
@@ -241,12 +248,12 @@ def test_an_answer_that_trickles_meets_its_deadline(client, server):
     server.faults["list"] = [trickle] * 100
     client._patience = replace(QUICK, whole_answer=0.2)
     with pytest.raises(Unavailable, match="too slowly"):
-        client.answer_to(Call("GET", f"{API}/jobs"))
+        client.ask(Call("GET", f"{API}/jobs"))
 
 
 def test_what_cannot_be_written_as_json_is_not_sent(client):
     with pytest.raises(RequestRefused) as failure:
-        client.answer_to(replace(PAID, json={"guidance": float("nan")}))
+        client.pay(replace(PAID, json={"guidance": float("nan")}))
     assert failure.value.paid is False
 
 
@@ -397,9 +404,3 @@ def test_patience_can_be_shortened_by_the_servers_environment_only(monkeypatch, 
     monkeypatch.setenv("FLUX_KREA_PATIENCE_SECONDS", text)
     patience = Patience.of_operator()
     assert (patience.fault, patience.longest_pause) == (fault, pause)
-
-
-def test_the_paid_call_is_sent_again_where_the_provider_says_that_it_took_nothing(client, server):
-    client._provider = replace(client._provider, declined=lambda answer: answer.status == 503)
-    server.faults["submit"] = [503]
-    assert client.answer_to(PAID).ok and server.paid == 1

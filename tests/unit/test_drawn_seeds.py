@@ -59,16 +59,12 @@ def test_a_blocking_job_that_was_cancelled_is_taken_by_the_next_run(jobs, server
     assert start(jobs, "second", "blocking").result(10).pictures and server.paid == 1
 
 
-def test_a_lost_answer_is_not_paid_again_by_drawing_another_seed_until_it_is_put_aside(jobs, server):
+def test_a_lost_answer_stands_in_no_new_seeds_way(jobs, server):
     server.faults["submit"] = ["reset_after"]
-    for run in ("first", "second"):
-        with pytest.raises(UnknownOutcome):
-            start(jobs, run, "forgetful").result(10)
-    assert server.paid == 1
-    [row] = jobs.pending()
-    assert jobs.put_aside(row.id)
-    start(jobs, "third", "forgetful").result(10)
-    assert server.paid == 2
+    with pytest.raises(UnknownOutcome, match="draws another seed"):
+        start(jobs, "first", "forgetful").result(10)
+    assert start(jobs, "second", "forgetful").result(10).pictures and server.paid == 2
+    assert [record.waits_as for record in jobs.pending()] == ["answer lost", "ready"]
 
 
 def test_reuse_off_and_a_seed_of_ones_own_draw_nothing_from_it(jobs, server):

@@ -11,7 +11,7 @@ import fake_provider
 import pytest
 from fake_provider import KEY, PROVIDERS, QUEUE, asked, jobs_in, png
 from flux_krea.nodes.jobs.jobs import Jobs
-from flux_krea.nodes.jobs.split import is_for_ever
+from flux_krea.nodes.jobs.merging import is_final
 from flux_krea.nodes.providers.contract import (
     BadAnswer,
     Cancelled,
@@ -56,7 +56,7 @@ def test_a_picture_is_paid_once_and_delivered(jobs, server, provider_id):
     assert [picture.read() for picture in result.pictures] == [png()]
     assert (result.provider, result.seed, result.flags, result.cost_usd) == (provider_id, 7, (False,), 0.025)
     assert result.estimate == Estimate(0.025) and result.reused == 0
-    assert server.paid == 1 and [row.state for row in jobs.pending()] == ["done"]
+    assert server.paid == 1 and [record.state for record in jobs.pending()] == ["done"]
 
 
 def test_no_thread_starts_before_the_first_run(tmp_path):
@@ -148,7 +148,7 @@ def test_a_part_that_is_refused_for_ever_keeps_back_none_of_the_others_and_is_no
     ids=str,
 )
 def test_a_part_is_given_up_only_where_another_run_would_get_no_more(error, expected):
-    assert is_for_ever(error) is expected
+    assert is_final(error) is expected
 
 
 def test_a_failed_sibling_costs_nothing(jobs, server):
@@ -195,7 +195,7 @@ def test_a_lost_answer_that_cannot_be_looked_up_is_never_paid_twice(jobs, server
         assert isinstance(refused, UnknownOutcome) and "now nothing was sent" in str(refused)
         assert "change the seed or switch reuse off" in str(refused)
     assert server.count("submit") == 1
-    assert [row.state for row in jobs.pending()] == ["unknown"]
+    assert [record.state for record in jobs.pending()] == ["unknown"]
     run(jobs, provider_id, reuse=False)
     assert run(jobs, provider_id).reused == 1  # the unknown one stands in the way no longer
     assert server.count("submit") == 2
@@ -221,10 +221,10 @@ def test_a_job_of_another_row_is_not_taken_for_the_lost_one(jobs, server):
 )
 def test_a_refusal_costs_nothing_and_may_be_tried_again(jobs, server, fault, kind):
     server.faults["submit"] = [fault] * 100
-    error = failure(jobs.start("fake", asked(), purse="graph", max_cost_usd=0.025))
+    error = failure(jobs.start("fake", asked(), budget_key="graph", max_cost_usd=0.025))
     assert isinstance(error, kind) and error.paid is False and "Nothing was paid." in str(error)
     server.faults.clear()
-    run(jobs, purse="graph", max_cost_usd=0.025)
+    run(jobs, budget_key="graph", max_cost_usd=0.025)
     assert server.paid == 1
 
 
@@ -270,32 +270,32 @@ def test_a_job_that_was_perhaps_paid_for_nothing_is_ordered_again_only_on_purpos
 
 
 def test_an_answer_that_is_paid_and_unreadable_is_not_paid_again_unasked(tmp_path, server):
-    def unreadable(request, job=None):
+    def unreadable(plan):
         yield fake_provider.Call("POST", f"{fake_provider.API}/jobs", json=dict(n=1, seed=1), paid=True)
         raise BadAnswer("Blocking answered without a picture.", paid=True)
 
-    providers = {"blocking": replace(QUEUE, exchange=unreadable, reconcile=None)}
+    providers = {"blocking": replace(QUEUE, submit=unreadable, find_lost=None)}
     for _ in range(2):
         error = failure(Jobs(tmp_path, tmp_path, providers, fake_provider.QUICK).start("blocking", asked()))
         assert isinstance(error, UnknownOutcome) and server.paid == 1
 
 
 def test_an_exchange_that_breaks_is_an_error_that_says_so(tmp_path, server):
-    def broken(request, job=None):
+    def broken(plan):
         yield fake_provider.Call("POST", f"{fake_provider.API}/jobs", json=dict(n=1, seed=1), paid=True)
         raise ZeroDivisionError
 
-    jobs = Jobs(tmp_path, tmp_path, {"fake": replace(QUEUE, exchange=broken, reconcile=None)}, fake_provider.QUICK)
+    jobs = Jobs(tmp_path, tmp_path, {"fake": replace(QUEUE, submit=broken, find_lost=None)}, fake_provider.QUICK)
     error = failure(jobs.start("fake", asked()))
     assert isinstance(error, UnknownOutcome) and "ZeroDivisionError" in str(error)
 
 
 def test_an_exchange_that_pays_twice_is_stopped(tmp_path, server):
-    def greedy(request, job=None):
+    def greedy(plan):
         for _ in range(2):
             yield fake_provider.Call("POST", f"{fake_provider.API}/jobs", json=dict(n=1, seed=1), paid=True)
 
-    jobs = Jobs(tmp_path, tmp_path, {"fake": replace(QUEUE, exchange=greedy)}, fake_provider.QUICK)
+    jobs = Jobs(tmp_path, tmp_path, {"fake": replace(QUEUE, submit=greedy)}, fake_provider.QUICK)
     assert isinstance(failure(jobs.start("fake", asked())), BadAnswer)
     assert server.paid == 1
 
@@ -449,7 +449,7 @@ def test_a_job_that_can_no_longer_be_cancelled_is_filed(jobs, server):
 
 def test_eight_parallel_jobs_and_a_budget_for_two_pay_exactly_two_also_after_a_restart(jobs, server, tmp_path):
     def outcomes(jobs):
-        handles = [jobs.start("fake", asked(seed), max_cost_usd=0.05, purse="graph") for seed in range(8)]
+        handles = [jobs.start("fake", asked(seed), max_cost_usd=0.05, budget_key="graph") for seed in range(8)]
         wait([handle.future for handle in handles], 10)
         return [type(handle.future.exception()) for handle in handles]
 
@@ -522,7 +522,7 @@ def market(tmp_path, server, monkeypatch):
         monkeypatch.setenv(f"FLUX_KREA_BASE_URL_{name.upper()}", server.url)
 
     def priced(name, usd, variable="FAKE_KEY"):
-        return replace(QUEUE, label=name, key_variable=variable, reconcile=None, estimate=lambda request: Estimate(usd))
+        return replace(QUEUE, label=name, key_variable=variable, find_lost=None, estimate=lambda request: Estimate(usd))
 
     providers = {"dear": priced("Dear", 0.05), "cheap": priced("Cheap", 0.02), "keyless": priced("K", 0.0, "NO_KEY")}
     return Jobs(tmp_path, tmp_path / "pictures", providers, fake_provider.QUICK)
@@ -548,11 +548,11 @@ def test_auto_goes_back_to_where_it_was_paid(market, server):
 
 
 def test_auto_takes_refused_content_to_nobody_else(market, server, monkeypatch):
-    def refuse(request, job=None):
+    def refuse(plan):
         yield fake_provider.Call("GET", f"{fake_provider.API}/jobs")
         raise ContentRefused("Cheap refused the prompt.")
 
-    market._providers["cheap"] = replace(market._providers["cheap"], exchange=refuse)
+    market._providers["cheap"] = replace(market._providers["cheap"], submit=refuse)
     assert isinstance(failure(market.start("auto", asked())), ContentRefused) and server.paid == 0
 
 

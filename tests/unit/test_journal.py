@@ -1,12 +1,14 @@
+import os
 import sqlite3
 import stat
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from flux_krea.nodes.jobs import journal as journal_module
-from flux_krea.nodes.jobs.journal import (
+from flux_krea.nodes.jobs.job_record import (
     ACCEPTED,
     CANCELLED,
     DELIVERED,
@@ -14,49 +16,83 @@ from flux_krea.nodes.jobs.journal import (
     FAILED,
     RESERVED,
     SENDING,
+    SPENT,
     UNKNOWN,
-    Journal,
-    Row,
+    JobRecord,
 )
-from flux_krea.nodes.providers.contract import OverBudget
+from flux_krea.nodes.jobs.journal import Journal
+from flux_krea.nodes.jobs.limits import Limits
+from flux_krea.nodes.jobs.records import Records
+from flux_krea.nodes.providers.contract import OverBudget, Unavailable
+
+ENOUGH = Limits(None, 100.0, 100.0)
+
+
+def journal_in(folder):
+    return Journal(folder, Records(folder / "pictures"))
 
 
 @pytest.fixture
 def journal(tmp_path):
-    journal = Journal(tmp_path)
+    journal = journal_in(tmp_path)
     yield journal
     journal.close()
 
 
-def order(payload="a", purse="", usd=0.025):
-    return Row("fake", "fake/krea", payload, {"prompt": "a lighthouse"}, purse, usd)
+def planned(payload="a", run="", usd=0.025):
+    return JobRecord("fake", "fake/krea", payload, {"prompt": "a lighthouse"}, run, usd)
+
+
+def claimed(journal, payload="a", run=""):
+    [(record, is_mine)] = journal.claim([planned(payload, run)], ENOUGH)
+    assert is_mine
+    return record
+
+
+def paid(journal, payload="a", state=DONE, run="", **values):
+    record = replace(claimed(journal, payload, run), state=state, owner=None, **values)
+    journal.save(record)
+    return record
 
 
 def left_by_the_dead(tmp_path, state, **values):
-    """A row as a killed process leaves it: its owner's lock is gone, its owner's name is not."""
-    journal = Journal(tmp_path)
-    [(row, _)] = journal.claim([order()], None)
-    journal.save(replace(row, state=state, owner="999-dead", **values))
+    """A record as a killed process leaves it: its owner's lock is gone, its owner's name is not."""
+    journal = journal_in(tmp_path)
+    run = values.pop("run", "")
+    journal.save(replace(claimed(journal, run=run), state=state, owner="999-dead", **values))
     journal.close()
 
 
-def test_a_row_comes_back_as_it_was_saved(journal, tmp_path):
-    [(row, is_mine)] = journal.claim([order()], None)
-    assert is_mine and row.state == RESERVED
-    row = replace(row, state=DONE, job={"id": "7"}, delivery={"pictures": ["x"]}, pictures=["a.png"], billed=0.05)
-    journal.save(row)
-    assert Journal(tmp_path).row(row.id) == row
+def test_a_record_comes_back_as_it_was_saved(journal, tmp_path):
+    record = claimed(journal)
+    assert record.state == RESERVED
+    record = replace(record, state=DONE, job={"id": "7"}, delivery={"pictures": ["x"]}, pictures=["a.png"], billed=0.05)
+    journal.save(record)
+    assert journal_in(tmp_path).record(record.id) == record == Records(tmp_path / "pictures").read(record.id)
 
 
-def test_nobody_else_on_the_machine_reads_the_prompts(journal, tmp_path):
-    journal.claim([order()], None)
-    assert stat.S_IMODE((tmp_path / "journal.sqlite3").stat().st_mode) == 0o600
+def test_nobody_else_on_the_machine_reads_the_prompts(tmp_path):
+    (tmp_path / "private").mkdir(mode=0o755)
+    paid(journal_in(tmp_path / "private"))
+    for path in (tmp_path / "private").rglob("*"):
+        if path.suffix in (".sqlite3", ".json") or path.name == "pictures":
+            assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+    assert stat.S_IMODE((tmp_path / "private").stat().st_mode) == 0o700
 
 
-def test_what_a_living_process_works_on_is_not_taken(journal, tmp_path):
-    [(row, _)] = journal.claim([order()], None)
-    [(seen, is_mine)] = Journal(tmp_path).claim([order()], None)
-    assert (seen.id, is_mine) == (row.id, False)
+def test_what_a_living_process_works_on_is_not_claimed(journal, tmp_path):
+    record = claimed(journal)
+    [(seen, is_mine)] = journal_in(tmp_path).claim([planned()], ENOUGH)
+    assert (seen.id, is_mine) == (record.id, False)
+
+
+def test_what_nobody_of_this_process_works_on_any_more_is_claimed_again_although_the_journal_says_otherwise(journal):
+    record = replace(claimed(journal), state=ACCEPTED, job={"id": "7"})
+    journal.save(record)
+    assert journal.claim([planned()], ENOUGH)[0][1] is False
+    journal._working.discard(record.id)  # as `release` does where the disk is full and the row cannot be written
+    [(again, is_mine)] = journal.claim([planned()], ENOUGH)
+    assert (again.id, is_mine) == (record.id, True)
 
 
 @pytest.mark.parametrize(
@@ -64,39 +100,61 @@ def test_what_a_living_process_works_on_is_not_taken(journal, tmp_path):
 )
 def test_what_a_dead_process_left_is_taken_over(journal, tmp_path, left, found):
     left_by_the_dead(tmp_path, left, job={"id": "7"})
-    assert [row.state for row in journal.pending()] == [found]
-    [(row, is_mine)] = journal.claim([order()], None)
-    assert (row.state, row.job, is_mine) == (found, {"id": "7"}, True)
+    assert [record.state for record in journal.pending()] == [found]
+    [(record, is_mine)] = journal.claim([planned()], ENOUGH)
+    assert (record.state, record.job, is_mine) == (found, {"id": "7"}, True)
 
 
 def test_a_reservation_of_a_dead_process_costs_nothing(journal, tmp_path):
-    left_by_the_dead(tmp_path, RESERVED, purse="graph")
-    [(row, is_mine)] = journal.claim([order(purse="graph")], 0.025)
-    assert is_mine and row.state == RESERVED and journal.pending() == []
+    left_by_the_dead(tmp_path, RESERVED, run="run")
+    [(record, is_mine)] = journal.claim([planned(run="run")], Limits(0.025, 0.025, 0.025))
+    assert is_mine and record.state == RESERVED and journal.pending() == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_forked_worker_does_not_keep_its_parent_alive(tmp_path):
+    """Another pack's worker process outlives the ComfyUI that forked it."""
+    reading, writing = os.pipe()
+    parent = os.fork()
+    if parent == 0:
+        journal = journal_in(tmp_path)
+        journal.save(replace(claimed(journal), state=ACCEPTED, job={"id": "7"}))
+        if os.fork() == 0:
+            os.close(writing)
+            time.sleep(5)
+        os._exit(0)
+    os.close(writing)
+    os.waitpid(parent, 0)
+    os.read(reading, 1)  # at its end once the parent is gone
+    [(record, is_mine)] = journal_in(tmp_path).claim([planned()], ENOUGH)
+    assert is_mine and record.job == {"id": "7"}
 
 
 @pytest.mark.parametrize("state", [FAILED, CANCELLED])
 def test_what_is_over_is_not_found_again(journal, state):
-    [(row, _)] = journal.claim([order()], None)
-    journal.save(replace(row, state=state, owner=None))
-    [(again, is_mine)] = journal.claim([order()], None)
-    assert is_mine and again.id != row.id
+    record = paid(journal, state=state)
+    assert claimed(journal).id != record.id
 
 
-def test_without_reuse_every_row_is_new(journal):
-    [(row, _)] = journal.claim([order()], None)
-    [(again, is_mine)] = journal.claim([order()], None, reuse=False)
-    assert is_mine and again.id != row.id
+def test_without_reuse_every_record_is_new(journal):
+    record = claimed(journal)
+    [(again, is_mine)] = journal.claim([planned()], ENOUGH, reuse=False)
+    assert is_mine and again.id != record.id
 
 
-def test_the_budget_holds_between_processes_and_threads(tmp_path):
+# Limits
+
+
+@pytest.mark.parametrize("limits", [Limits(0.05, 9.0, 9.0), Limits(None, 0.05, 9.0), Limits(None, 9.0, 0.05)])
+@pytest.mark.parametrize("payloads", ["abcdefgh", "aaaaaaaa"])
+def test_a_limit_holds_between_processes_and_threads_and_counts_payments(tmp_path, limits, payloads):
     outcomes, start = [], threading.Barrier(8)
-    journals = [Journal(tmp_path) for _ in range(8)]
+    journals = [journal_in(tmp_path) for _ in range(8)]
 
     def reserve(index):
         start.wait()
         try:
-            journals[index].claim([order(str(index), "graph")], 0.05)
+            journals[index].claim([planned(payloads[index], "run")], limits, reuse=False)
             outcomes.append("reserved")
         except OverBudget:
             outcomes.append("refused")
@@ -109,118 +167,217 @@ def test_the_budget_holds_between_processes_and_threads(tmp_path):
     assert sorted(outcomes) == ["refused"] * 6 + ["reserved"] * 2
 
 
+def test_the_runs_limit_is_for_one_run_and_the_days_for_all(journal):
+    limits = Limits(None, 0.05, 0.12)
+    for run in ("first", "second"):
+        for payload in "ab":
+            paid_now = replace(journal.claim([planned(run + payload, run)], limits)[0][0], state=DONE, owner=None)
+            journal.save(paid_now)
+        with pytest.raises(OverBudget, match="one run"):
+            journal.claim([planned(run + "c", run)], limits)
+    with pytest.raises(OverBudget, match="24 hours"):
+        journal.claim([planned("third", "third")], limits)
+    assert journal.spent("first") == pytest.approx((0.05, 0.1))
+
+
 def test_all_of_one_request_is_reserved_or_nothing(journal):
     with pytest.raises(OverBudget, match=r"\$0\.075"):
-        journal.claim([order(name, "graph") for name in "abc"], 0.05)
-    assert journal.newest("a") is None
+        journal.claim([planned(name, "run") for name in "abc"], Limits(0.05, 9.0, 9.0))
+    assert journal.newest("a") is None and journal.spent("run") == (0, 0)
 
 
 def test_what_was_billed_counts_and_what_was_not_spent_does_not(journal):
-    [(row, _)] = journal.claim([order("a", "graph")], 0.05)
-    journal.save(replace(row, state=DONE, billed=0.05, owner=None))
-    with pytest.raises(OverBudget, match=r"\$0\.050 already"):
-        journal.claim([order("b", "graph")], 0.05)
-    journal.save(replace(row, state=FAILED, reserved=0.0, billed=None, owner=None))
-    assert journal.claim([order("b", "graph")], 0.05)[0][1]
+    record = paid(journal, "a", run="run", billed=0.05)
+    with pytest.raises(OverBudget, match=r"\$0\.00 is left"):
+        journal.claim([planned("b", "run")], Limits(0.05, 9.0, 9.0))
+    journal.save(replace(record, state=FAILED, reserved=0.0, billed=None))
+    assert journal.claim([planned("b", "run")], Limits(0.05, 9.0, 9.0))[0][1]
 
 
-def test_paying_the_same_again_later_does_not_use_up_the_budget(journal):
-    for _ in range(5):
-        [(row, _)] = journal.claim([order("a", "graph")], 0.03, reuse=False)
-        journal.save(replace(row, state=DONE, owner=None))
-    journal.claim([order("a", "graph")], 0.03, reuse=False)
-    with pytest.raises(OverBudget):
-        journal.claim([order("a", "graph")], 0.03, reuse=False)  # the one before is still under way
+@pytest.mark.parametrize("days", [45, -45, 2, -2])
+def test_a_clock_that_jumps_frees_nothing_that_was_paid_today(journal, monkeypatch, days):
+    paid(journal, "a")
+    now = time.time() + days * 86400
+    monkeypatch.setattr(journal_module.time, "time", lambda: now)
+    assert journal.spent()[1] == 0.025
+    paid(journal, "b")
+    monkeypatch.undo()
+    assert journal.spent()[1] == 0.05
 
 
-def test_a_price_nobody_knows_is_above_every_limit(journal):
-    with pytest.raises(OverBudget, match="Nobody knows"):
-        journal.claim([order(usd=None)], 100.0)
-    assert journal.claim([order(usd=None)], None)[0][1]
+def test_yesterdays_payments_are_over(journal, tmp_path):
+    paid(journal, "a", created=time.time() - 25 * 3600)
+    assert journal_in(tmp_path).spent() == (0, 0)
 
 
-@pytest.mark.parametrize("damage", [b"not a database at all, " * 50, b"SQLite format 3\0" + b"\xff" * 5000])
-def test_a_damaged_journal_is_set_aside_and_never_stops_a_run(tmp_path, caplog, damage):
-    (tmp_path / "journal.sqlite3").write_bytes(damage)
-    [(row, is_mine)] = Journal(tmp_path).claim([order()], None)
-    assert is_mine
-    [aside] = tmp_path.glob("journal.corrupt-*.sqlite3")
-    assert aside.read_bytes() == damage and aside.name in caplog.text
-    assert Journal(tmp_path).row(row.id) == row
+# Damage
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b"not a database at all, " * 50, b"SQLite format 3\0" + b"\xff" * 5000, b"", "deleted", "emptied", "foreign"],
+)
+def test_a_lost_journal_is_rebuilt_from_the_records_and_says_so_before_it_pays(tmp_path, caplog, damage):
+    first = journal_in(tmp_path)
+    done = paid(first, "done", pictures=["x.png"], run="old")
+    lost = paid(first, "lost", state=UNKNOWN)
+    paid(first, "spent", state=SPENT)
+    paid(first, "failed", state=FAILED, reserved=0.0)
+    first.close()
+    path = tmp_path / "journal.sqlite3"
+    for leftover in tmp_path.glob("journal.sqlite3-*"):
+        leftover.unlink()
+    if damage == "emptied":
+        with sqlite3.connect(path) as db:
+            db.execute("DELETE FROM jobs")
+    elif damage == "foreign":
+        path.unlink()
+        with sqlite3.connect(path) as db:
+            db.execute("CREATE TABLE jobs (name TEXT)")
+    elif damage == "deleted":
+        path.unlink()
+    else:
+        path.write_bytes(damage)
+    journal = journal_in(tmp_path)
+    assert journal.claim([planned("done")], ENOUGH) == [(done, False)]
+    assert journal.claim([planned("lost")], ENOUGH)[0][0].id == lost.id
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="3 were read back.*Nothing was sent or paid"):
+            journal.claim([planned("new", "run")], ENOUGH)
+    assert "read back" in caplog.text
+    assert journal.claim([planned("new", "next run")], ENOUGH)[0][1]
+    assert len(journal.pending()) == 2 and journal.spent("old")[0] == 0.025
+
+
+def test_a_journal_that_lost_its_rows_while_it_is_in_use_gets_them_back(journal, tmp_path):
+    record = paid(journal)
+    with sqlite3.connect(tmp_path / "journal.sqlite3") as db:
+        db.execute("DELETE FROM jobs")
+    assert journal.claim([planned()], ENOUGH) == [(record, False)]
 
 
 def test_a_journal_damaged_during_the_run_keeps_what_is_under_way(journal, tmp_path):
     for index in range(50):
-        journal.claim([order(str(index))], None)
-    [(row, _)] = journal.claim([order("mine")], None)
+        claimed(journal, str(index))
+    record = claimed(journal, "mine")
     journal._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     path = tmp_path / "journal.sqlite3"
     content = path.read_bytes()
     path.write_bytes(content[:100] + b"\xff" * (len(content) - 100))
-    other = Journal(tmp_path)
-    other.claim([order("theirs")], None)
-    journal.save(replace(row, state=ACCEPTED, job={"id": "7"}))
-    assert other.row(row.id).job == {"id": "7"}
+    other = journal_in(tmp_path)
+    with pytest.raises(Unavailable, match="damaged"):
+        other.claim([planned("theirs")], ENOUGH)
+    journal.save(replace(record, state=ACCEPTED, job={"id": "7"}))
+    assert other.record(record.id).job == {"id": "7"}
     assert len(list(tmp_path.glob("journal.corrupt-*.sqlite3"))) == 1
 
 
-def test_a_foreign_database_is_set_aside_too(tmp_path):
+def test_a_damaged_journal_that_cannot_be_moved_is_an_error_and_no_journal_in_memory(tmp_path, monkeypatch):
+    (tmp_path / "journal.sqlite3").write_bytes(b"not a database at all" * 50)
+
+    def cannot(*_):
+        raise PermissionError("read-only file system")
+
+    monkeypatch.setattr(journal_module.os, "replace", cannot)
+    with pytest.raises(PermissionError):
+        journal_in(tmp_path).claim([planned()], ENOUGH)
+
+
+@pytest.mark.parametrize("with_record", [True, False])
+def test_a_row_nobody_can_read_hides_no_other_and_stands_for_its_payload(journal, tmp_path, with_record):
+    record = paid(journal, state=ACCEPTED, job={"id": "7"})
+    other = paid(journal, "b")
     with sqlite3.connect(tmp_path / "journal.sqlite3") as db:
-        db.execute("CREATE TABLE jobs (name TEXT)")
-    assert Journal(tmp_path).claim([order()], None)[0][1]
+        db.execute("UPDATE jobs SET job = '{', request = 'x' WHERE id = ?", (record.id,))
+    if not with_record:
+        Records(tmp_path / "pictures").remove(record.id)
+    assert {it.id for it in journal.pending()} == {record.id, other.id}
+    [(found, is_mine)] = journal.claim([planned()], ENOUGH)
+    assert is_mine and (found.id, found.state) == (record.id, ACCEPTED if with_record else UNKNOWN)
 
 
-def test_old_rows_and_pictures_beyond_the_room_are_forgotten(journal, monkeypatch):
+def test_a_fresh_installation_has_nothing_to_say(tmp_path):
+    assert journal_in(tmp_path / "new").claim([planned()], ENOUGH)[0][1]
+
+
+# Version 0.1.0
+
+
+SAVED = Path(__file__).parent / "saved_by_0_1_0"
+
+
+def test_a_journal_of_version_0_1_0_is_read_and_its_jobs_get_records(tmp_path):
+    with sqlite3.connect(tmp_path / "journal.sqlite3") as db:
+        db.executescript((SAVED / "journal.sql").read_text())
+    db.close()
+    journal = journal_in(tmp_path)
+    states = {record.id[-1]: record.state for record in journal.pending()}
+    assert states == {"1": ACCEPTED, "2": DELIVERED, "3": DONE, "4": UNKNOWN, "8": UNKNOWN}
+    accepted = journal.newest("79884dd4aace5d1e6252fc6d273e488223d093d0")
+    assert accepted.job == {"request_id": "req-1"} and accepted.budget_key.startswith("purse")
+    assert [it.id[-1] for it in journal.uncollected(accepted.seedless_key.rpartition("/")[0])] == ["1", "3"]
+    assert {name[-1] for name in Records(tmp_path / "pictures").ids()} == set("1234578")
+    journal.close()
+    (tmp_path / "journal.sqlite3").unlink()
+    assert len(journal_in(tmp_path).pending()) == 5
+
+
+# Collecting and forgetting
+
+
+def test_only_what_is_finished_and_collected_is_forgotten(journal, monkeypatch, tmp_path):
     monkeypatch.setattr(journal_module, "KEEP_PICTURE_BYTES", 25)
     for name in "abc":
-        [(row, _)] = journal.claim([order(name)], None)
-        journal.save(replace(row, state=DONE, pictures=[f"{name}.png"], bytes=10, owner=None))
+        paid(journal, name, pictures=[f"{name}.png"], bytes=10)
     assert journal.prune() == []  # nobody has collected them
     journal.set_collected("abc")
     assert journal.prune() == ["a.png"]
     monkeypatch.setattr(journal_module, "KEEP_SECONDS", -1.0)
-    journal.claim([order("under way")], None)
+    kept = {
+        state: paid(journal, state, state=state).id for state in (ACCEPTED, DELIVERED, UNKNOWN, SPENT, CANCELLED, DONE)
+    }
+    claimed(journal, "under way")
     assert sorted(journal.prune()) == ["b.png", "c.png"]
-    assert journal.newest("under way") is not None
-
-
-def test_an_older_journal_is_brought_up_to_date_and_loses_nothing(tmp_path):
-    journal = Journal(tmp_path)
-    rows = [journal.claim([order(name)], None)[0][0] for name in "ab"]
-    journal.save(replace(rows[0], state=ACCEPTED, job={"id": "7"}, owner=None))
-    journal.save(replace(rows[1], state=DONE, pictures=["b.png"], owner=None))
-    journal.close()
-    with sqlite3.connect(tmp_path / "journal.sqlite3") as db:
-        db.execute("ALTER TABLE jobs DROP COLUMN collected")
-        db.execute("ALTER TABLE jobs DROP COLUMN wish")
-    journal = Journal(tmp_path)
-    assert [row.job for row in journal.pending()] == [{"id": "7"}]
-    assert journal.newest("b").pictures == ["b.png"] and not list(tmp_path.glob("journal.corrupt-*"))
+    assert journal.newest("under way") and all(journal.record(record_id) for record_id in kept.values())
+    assert Records(tmp_path / "pictures").ids() == set(kept.values())
 
 
 def test_a_finished_job_waits_until_it_is_collected(journal):
-    rows = [journal.claim([order(name)], None)[0][0] for name in "ab"]
+    records = [claimed(journal, name) for name in "ab"]
     journal.set_collected("ab")  # both are still under way
-    for row in rows:
-        journal.save(replace(row, state=DONE, owner=None))
-    assert [row.waits_as for row in journal.pending()] == ["ready", "ready"]
-    journal.set_collected(["a", rows[1].id])
+    for record in records:
+        journal.save(replace(record, state=DONE, owner=None))
+    assert [record.waits_as for record in journal.pending()] == ["ready", "ready"]
+    journal.set_collected(["a", records[1].id])
     assert journal.pending() == []
 
 
-def test_what_was_put_aside_waits_again_once_somebody_works_on_it(journal):
-    [(row, _)] = journal.claim([order()], None)
-    journal.save(replace(row, state=ACCEPTED))
-    assert not journal.put_aside(row.id) and [row.waits_as for row in journal.pending()] == ["under way"]
-    journal.save(replace(row, state=UNKNOWN, owner=None))
-    assert [row.waits_as for row in journal.pending()] == ["answer lost"]
-    assert journal.put_aside(row.id) and journal.pending() == []
-    [(again, is_mine)] = journal.claim([order()], None)
-    assert (again.id, is_mine) == (row.id, True) and journal.pending() == [again]
+@pytest.mark.parametrize("state", [UNKNOWN, SPENT])
+def test_a_dismissed_loss_stands_in_nobodys_way(journal, state):
+    record = claimed(journal)
+    journal.save(replace(record, state=ACCEPTED))
+    assert not journal.dismiss(record.id) and [it.waits_as for it in journal.pending()] == ["under way"]
+    journal.save(replace(record, state=state, owner=None))
+    assert journal.dismiss(record.id) and journal.pending() == []
+    assert claimed(journal).id != record.id and journal.newest(record.id).id == record.id
+
+
+def test_a_job_has_one_record_only(journal):
+    first, second = paid(journal, "a", state=UNKNOWN), paid(journal, "b", state=UNKNOWN)
+    assert journal.adopt({"id": "7"}, replace(first, state=ACCEPTED, job={"id": "7"}))
+    assert not journal.adopt({"id": "7"}, replace(second, state=ACCEPTED, job={"id": "7"}))
+    assert journal.record(second.id).state == UNKNOWN
+
+
+def test_who_waits_for_a_job_of_another_process_is_seen_while_it_lives(journal, tmp_path):
+    other = journal_in(tmp_path)
+    other.say_wanted("job")
+    assert journal.is_wanted("job") and not other.is_wanted("job") and not journal.is_wanted("another")
+    other.close()
+    assert not journal.is_wanted("job")
 
 
 def test_the_state_is_on_disk_before_the_next_step(journal, tmp_path):
-    [(row, _)] = journal.claim([order()], None)
-    journal.save(replace(row, state=SENDING, sent=time.time()))
+    journal.save(replace(claimed(journal), state=SENDING, sent=time.time()))
     with sqlite3.connect(tmp_path / "journal.sqlite3") as reader:
         assert reader.execute("SELECT state FROM jobs").fetchall() == [(SENDING,)]

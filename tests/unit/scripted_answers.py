@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from flux_krea.nodes.providers.contract import (
     IMAGE_TO_IMAGE,
-    Accepted,
     Answer,
+    Delivery,
     GenerationRequest,
 )
 
@@ -21,26 +21,34 @@ def reply(body, status=200, **headers):
     return Answer(status, {key.replace("_", "-"): value for key, value in headers.items()}, raw)
 
 
-def drive(exchange, *answers):
-    """Plays an exchange to its end. The last answer is repeated for as long as the exchange asks."""
-    calls, accepted, script = [], [], list(answers)
+def play(calls, script):
+    """Plays a generator to its end: the calls it made, and what it returned. The last answer is repeated."""
+    made = []
     try:
-        step = next(exchange)
-        while len(calls) < 2000:
-            if isinstance(step, Accepted):
-                accepted.append(json.loads(json.dumps(step.job)))
-                step = exchange.send(None)
-            else:
-                calls.append(step)
-                step = exchange.send(script.pop(0) if len(script) > 1 else script[0])
+        call = next(calls)
+        while len(made) < 2000:
+            made.append(call)
+            call = calls.send(script.pop(0) if len(script) > 1 else script[0])
     except StopIteration as end:
-        return calls, accepted, end.value
-    raise AssertionError("the exchange does not end")
+        return made, end.value
+    raise AssertionError("the provider's generator does not end")
 
 
-def failing(kind, exchange, *answers):
+def drive(provider, request, *answers, job=None):
+    """From the plan to the delivery, or from a saved job: the calls, the job where there is one, the delivery."""
+    script, made = list(answers), []
+    if job is None:
+        made, end = play(provider.submit(provider.plan(request)), script)
+        if isinstance(end, Delivery):
+            return made, None, end
+        job = json.loads(json.dumps(end))
+    calls, delivery = play(provider.follow(job, request), script)
+    return made + calls, job, delivery
+
+
+def failing(kind, provider, request, *answers, job=None):
     with pytest.raises(kind) as caught:
-        drive(exchange, *answers)
+        drive(provider, request, *answers, job=job)
     assert type(caught.value) is kind
     return caught.value
 

@@ -1,47 +1,46 @@
-"""One request in as many paid calls as its images need, and what they leave as one result or one error."""
+"""What the paid calls of one request left, as one result or one error."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from ..providers.contract import (
     Change,
     ContentRefused,
-    Estimate,
+    Delivery,
     GenerationFailed,
-    GenerationRequest,
     GenerationResult,
+    Picture,
     ProviderError,
     Unavailable,
 )
-from .planned_call import Order, Outcome
+from .job_record import JobRecord
+from .planning import PlannedCall, total
 
 
-def split(request: GenerationRequest, most: int) -> list[GenerationRequest]:
-    """As many requests as the images need, with consecutive seeds: no two of them can make the same picture."""
-    return [
-        replace(request, images=min(most, request.images - first), seed=request.seed + first)
-        for first in range(0, request.images, most)
-    ]
+@dataclass(frozen=True)
+class Outcome:
+    """What a paid call left. `was_paid_before`: by an earlier run, this one had it for nothing."""
+
+    record: JobRecord
+    delivery: Delivery
+    pictures: tuple[Picture, ...]
+    was_paid_before: bool
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
-def total(estimates: Iterable[Estimate]) -> Estimate:
-    estimates = list(estimates)
-    prices = [estimate.usd for estimate in estimates]
-    usd = None if None in prices else round(sum(price for price in prices if price is not None), 6)
-    return Estimate(usd, next((estimate.note for estimate in estimates if estimate.note), ""))
-
-
-def joined(ends: Sequence[Outcome | BaseException], orders: Sequence[Order]) -> GenerationResult | ProviderError:
+def merge_results(
+    ends: Sequence[Outcome | BaseException], calls: Sequence[PlannedCall]
+) -> GenerationResult | ProviderError:
     """What the calls left. Those that will never leave a picture do not keep back what the others have."""
     errors = [end for end in ends if isinstance(end, BaseException)]
-    if len(errors) < len(ends) and all(map(is_for_ever, errors)):
-        return joint_result(ends, orders)
+    if len(errors) < len(ends) and all(map(is_final, errors)):
+        return joint_result(ends, calls)
     return joint_error(errors, len(ends))
 
 
-def is_for_ever(error: BaseException) -> bool:
+def is_final(error: BaseException) -> bool:
     """Where nothing was paid a failed job is worth another run; refused content is refused again."""
     return isinstance(error, ContentRefused) or (isinstance(error, GenerationFailed) and error.paid is not False)
 
@@ -60,28 +59,28 @@ def joint_error(errors: Sequence[BaseException], count: int) -> ProviderError:
     return type(first)(text, paid=paid, retry_after=first.retry_after)
 
 
-def joint_result(ends: Sequence[Outcome | BaseException], orders: Sequence[Order]) -> GenerationResult:
-    pairs = list(zip(orders, ends, strict=True))
-    made = [(order, end) for order, end in pairs if isinstance(end, Outcome)]
-    empty = [(order, end) for order, end in pairs if isinstance(end, ProviderError)]
+def joint_result(ends: Sequence[Outcome | BaseException], calls: Sequence[PlannedCall]) -> GenerationResult:
+    pairs = list(zip(calls, ends, strict=True))
+    made = [(call, end) for call, end in pairs if isinstance(end, Outcome)]
+    empty = [(call, end) for call, end in pairs if isinstance(end, ProviderError)]
     outcomes = [outcome for _, outcome in made]
-    paid_now = [(order, outcome.delivery.cost_usd) for order, outcome in made if not outcome.was_paid_before]
-    paid_now += [(order, None) for order, error in empty if error.paid]
+    paid_now = [(call, outcome.delivery.cost_usd) for call, outcome in made if not outcome.was_paid_before]
+    paid_now += [(call, None) for call, error in empty if error.paid]
     billed = [cost for _, cost in paid_now]
     notes = [note for outcome in outcomes for note in outcome.delivery.notes] + [str(error) for _, error in empty]
     withheld = [outcome.delivery.withheld for outcome in outcomes]
-    withheld += [order.request.images for order, error in empty if isinstance(error, ContentRefused)]
-    changes = orders[0].plan.changes
-    if len(orders) > 1:
-        asked = sum(order.request.images for order in orders)
-        changes += (Change("images", asked, f"{len(orders)} calls", "more than one call makes; the seeds count on"),)
-    first_order, first = made[0]
+    withheld += [call.request.images for call, error in empty if isinstance(error, ContentRefused)]
+    changes = calls[0].plan.changes if calls[0].plan else ()
+    if len(calls) > 1:
+        asked = sum(call.request.images for call in calls)
+        changes += (Change("images", asked, f"{len(calls)} calls", "more than one call makes; the seeds count on"),)
+    first_call, first = made[0]
     return GenerationResult(
-        provider=first_order.provider_id,
+        provider=first_call.provider_id,
         pictures=tuple(picture for outcome in outcomes for picture in outcome.pictures),
         flags=tuple(flag for outcome in outcomes for flag in outcome.delivery.flags),
-        seed=first_order.request.seed if first.delivery.seed is None else first.delivery.seed,
-        estimate=total(order.estimate for order, _ in paid_now),
+        seed=first_call.request.seed if first.delivery.seed is None else first.delivery.seed,
+        estimate=total(call.estimate for call, _ in paid_now),
         cost_usd=None if None in billed else sum(cost for cost in billed if cost is not None),
         request_ids=tuple(filter(None, (outcome.delivery.request_id for outcome in outcomes))),
         changes=changes,

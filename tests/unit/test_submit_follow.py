@@ -4,7 +4,21 @@ import json
 from dataclasses import replace
 
 import pytest
-from exchange_script import (
+from flux_krea.nodes.providers import core_today, fal, lumenfall, one_min, providers, replicate
+from flux_krea.nodes.providers.answers import error_text, own_url, picture_urls
+from flux_krea.nodes.providers.contract import (
+    BadAnswer,
+    BalanceTooLow,
+    Call,
+    ContentRefused,
+    Delivery,
+    KeyRefused,
+    RateLimited,
+    RequestRefused,
+    Unavailable,
+    UnknownOutcome,
+)
+from scripted_answers import (
     FAL_DONE,
     FAL_RESULT,
     FAL_SUBMITTED,
@@ -22,55 +36,44 @@ from exchange_script import (
     TEXT,
     drive,
     failing,
+    play,
     reply,
-)
-from flux_krea.nodes.providers import core_today, fal, lumenfall, one_min, providers, replicate
-from flux_krea.nodes.providers.answers import error_text, own_url, picture_urls
-from flux_krea.nodes.providers.contract import (
-    BadAnswer,
-    BalanceTooLow,
-    Call,
-    ContentRefused,
-    KeyRefused,
-    RateLimited,
-    RequestRefused,
-    Unavailable,
-    UnknownOutcome,
 )
 
 ALL = pytest.mark.parametrize("name", list(providers()))
+QUEUES = pytest.mark.parametrize("name", [name for name, provider in providers().items() if provider.follow])
 
 
 @ALL
 def test_a_run_pays_once_is_accepted_once_and_delivers(name):
     provider = providers()[name]
-    calls, accepted, delivery = drive(provider.exchange(TEXT), *GOOD[name])
+    calls, job, delivery = drive(provider, TEXT, *GOOD[name])
     assert [call.paid for call in calls].count(True) == 1 and calls[0].paid
-    assert len(accepted) == 1 and len(json.dumps(accepted)) < 500
+    assert (job is None) == (provider.follow is None) and len(json.dumps(job)) < 500
     assert delivery.pictures == (PICTURE[name],) and len(delivery.flags) == 1 and delivery.withheld == 0
     assert all(own_url(call.url, provider.hosts) for call in calls)
     assert isinstance(delivery.seed, int)
 
 
-@ALL
-def test_a_saved_job_is_resumed_without_a_paid_call(name):
+@QUEUES
+def test_a_saved_job_is_followed_without_a_paid_call(name):
     provider = providers()[name]
-    _, accepted, first = drive(provider.exchange(TEXT), *GOOD[name])
-    calls, again, second = drive(provider.exchange(TEXT, accepted[0]), *(GOOD[name][1:] or [reply({})]))
-    assert second == first and again == [] and not any(call.paid for call in calls)
+    _, job, first = drive(provider, TEXT, *GOOD[name])
+    calls, _, second = drive(provider, TEXT, *GOOD[name][1:], job=job)
+    assert second == first and not any(call.paid for call in calls)
 
 
-@ALL
+@QUEUES
 def test_a_damaged_saved_job_is_an_error_and_sends_nothing(name):
     for job in ({}, {"id": "../../x", "request_id": "a/b", "pictures": [5]}):
-        error = failing(BadAnswer, providers()[name].exchange(TEXT, job), reply({}))
+        error = failing(BadAnswer, providers()[name], TEXT, reply({}), job=job)
         assert error.paid is True
 
 
 def test_waiting_can_be_cancelled_at_the_provider():
     cancels = {}
     for name in ("fal", "replicate", "core_today"):
-        calls, _, _ = drive(providers()[name].exchange(TEXT), *GOOD[name])
+        calls, _, _ = drive(providers()[name], TEXT, *GOOD[name])
         cancels[name] = (calls[1].cancel.method, calls[1].cancel.url)
     assert cancels == {
         "fal": ("PUT", f"{QUEUE}/cancel"),
@@ -80,39 +83,39 @@ def test_waiting_can_be_cancelled_at_the_provider():
 
 
 def test_a_job_at_1min_keeps_no_name_and_no_account():
-    _, accepted, _ = drive(one_min.exchange(TEXT), reply(ONE_MIN_DONE, 201))
-    assert accepted == [{"pictures": [ONE_MIN_RECORD["temporaryUrl"]], "id": "u-1"}]
+    _, job, delivery = drive(one_min, TEXT, reply(ONE_MIN_DONE, 201))
+    assert job is None and delivery == Delivery((ONE_MIN_RECORD["temporaryUrl"],), (None,), 7, request_id="u-1")
 
 
 # ---- images on their way in
 
 
 def test_fal_gets_the_image_as_a_data_uri():
-    calls, _, _ = drive(fal.exchange(IMAGE), *GOOD["fal"])
+    calls, _, _ = drive(fal, IMAGE, *GOOD["fal"])
     assert calls[0].json["image_url"].startswith("data:image/png;base64,iVBORw0KGgo")
     assert "image_size" not in calls[0].json
 
 
 def test_replicate_gets_the_image_as_a_file_first():
     uploaded = reply({"urls": {"get": "https://api.replicate.com/v1/files/f1"}}, 201)
-    calls, _, _ = drive(replicate.exchange(IMAGE), uploaded, *GOOD["replicate"])
+    calls, _, _ = drive(replicate, IMAGE, uploaded, *GOOD["replicate"])
     assert (calls[0].url, calls[0].paid, calls[0].files[0].name) == (f"{replicate.API}/files", False, "content")
     assert calls[1].json["input"]["image"] == "https://api.replicate.com/v1/files/f1" and calls[1].paid
 
 
 def test_replicate_is_never_sent_to_a_foreign_file():
     answer = reply({"urls": {"get": "https://evil.example/f1"}}, 201)
-    assert failing(BadAnswer, replicate.exchange(IMAGE), answer).paid is False
+    assert failing(BadAnswer, replicate, IMAGE, answer).paid is False
 
 
 def test_core_today_gets_the_image_with_the_paid_call():
-    calls, _, _ = drive(core_today.exchange(IMAGE), *GOOD["core_today"])
+    calls, _, _ = drive(core_today, IMAGE, *GOOD["core_today"])
     assert (calls[0].url, calls[0].files[0].name) == (f"{core_today.API}/predictions/upload", "file:image")
     assert json.loads(calls[0].form["input"])["prompt"] == "a fox" and calls[0].form["model"] == replicate.MODEL
 
 
 def test_lumenfall_gets_a_form_of_texts():
-    calls, _, _ = drive(lumenfall.exchange(replace(IMAGE, extra={"sync_mode": True})), *GOOD["lumenfall"])
+    calls, _, _ = drive(lumenfall, replace(IMAGE, extra={"sync_mode": True}), *GOOD["lumenfall"])
     assert calls[0].url.endswith("/openai/v1/images/edits") and calls[0].json is None
     assert calls[0].files[0].name == "image" and calls[0].files[0].content == PNG
     assert calls[0].form["num_inference_steps"] == "28" and calls[0].form["sync_mode"] == "true"
@@ -120,16 +123,16 @@ def test_lumenfall_gets_a_form_of_texts():
 
 def test_1min_gets_the_path_of_an_asset():
     asset = reply({"asset": {"location": "s3://x"}, "fileContent": {"path": "images/x.png"}})
-    calls, _, _ = drive(one_min.exchange(IMAGE), asset, *GOOD["one_min"])
+    calls, _, _ = drive(one_min, IMAGE, asset, *GOOD["one_min"])
     assert (calls[0].files[0].name, calls[0].files[0].filename) == ("asset", "image.png")
     assert calls[1].json["promptObject"]["image_prompt"] == "images/x.png"
-    assert failing(BadAnswer, one_min.exchange(IMAGE), reply({"asset": {}})).paid is False
+    assert failing(BadAnswer, one_min, IMAGE, reply({"asset": {}})).paid is False
 
 
 @pytest.mark.parametrize("module", [replicate, one_min])
 def test_a_refused_upload_ends_before_anything_is_paid(module):
-    assert failing(KeyRefused, module.exchange(IMAGE), reply({"detail": "no"}, 401)).paid is False
-    assert failing(Unavailable, module.exchange(IMAGE), reply({"detail": "no"}, 503)).paid is False
+    assert failing(KeyRefused, module, IMAGE, reply({"detail": "no"}, 401)).paid is False
+    assert failing(Unavailable, module, IMAGE, reply({"detail": "no"}, 503)).paid is False
 
 
 # ---- progress, logs, pauses
@@ -149,7 +152,7 @@ def test_fal_tells_queue_place_and_each_log_line_once():
         FAL_DONE,
         reply(FAL_RESULT),
     )
-    calls, _, _ = drive(fal.exchange(TEXT), *script)
+    calls, _, _ = drive(fal, TEXT, *script)
     assert [call.progress.text for call in calls[2:4]] == ["In fal's queue, 2 ahead", "In fal's queue"]
     assert [call.progress.logs for call in calls[4:7]] == [("one",), ("two",), ()]
     assert calls[1].url == f"{QUEUE}/status?logs=1" and calls[-1].url == QUEUE
@@ -158,7 +161,7 @@ def test_fal_tells_queue_place_and_each_log_line_once():
 def test_replicate_reads_the_progress_bar():
     bar = "Using seed: 7\n 10%|#         | 3/28\n 54%|#####     | 15/28\n"
     running = reply({"status": "processing", "output": None, "logs": bar})
-    calls, _, delivery = drive(replicate.exchange(TEXT), REPLICATE_CREATED, running, reply(REPLICATE_DONE))
+    calls, _, delivery = drive(replicate, TEXT, REPLICATE_CREATED, running, reply(REPLICATE_DONE))
     assert calls[2].progress.fraction == 0.54 and len(calls[2].progress.logs) == 3
     assert delivery.seed == 5
 
@@ -169,22 +172,22 @@ def test_replicate_reads_the_progress_bar():
 )
 def test_polls_slow_down_and_end_after_half_an_hour(name, waiting):
     calls = []
-    exchange = providers()[name].exchange(TEXT, {"id": ID, "request_id": ID})
+    following = providers()[name].follow({"id": ID, "request_id": ID}, TEXT)
     with pytest.raises(UnknownOutcome, match="30 minutes.*run again") as error:
-        call = next(exchange)
+        call = next(following)
         while True:
             calls.append(call)
-            call = exchange.send(reply(waiting))
+            call = following.send(reply(waiting))
     delays = [call.delay for call in calls]
     assert error.value.paid is True
-    assert 0.25 <= delays[0] <= 0.5 and all(delay >= 1 for delay in delays[13:]) and 1790 < sum(delays) < 1810
+    assert delays[0] == 0.25 and delays == sorted(delays) and delays[-1] == 3.0 and 1790 < sum(delays) < 1810
 
 
 @pytest.mark.parametrize("name", ["fal", "replicate", "core_today"])
 @pytest.mark.parametrize("fault", [reply(b"<html>", 502), reply(b"{", 200), reply({}, 500), reply({"x": 1}, 429)])
 def test_a_passing_fault_on_a_poll_loses_nothing(name, fault):
     first, *rest = GOOD[name]
-    _, _, delivery = drive(providers()[name].exchange(TEXT), first, fault, fault, *rest)
+    _, _, delivery = drive(providers()[name], TEXT, first, fault, fault, *rest)
     assert delivery.pictures == (PICTURE[name],)
 
 
@@ -200,7 +203,7 @@ def test_a_passing_fault_on_a_poll_loses_nothing(name, fault):
     ],
 )
 def test_a_lasting_fault_on_a_poll_ends_and_says_that_the_job_is_paid(name, fault, kind):
-    assert failing(kind, providers()[name].exchange(TEXT), GOOD[name][0], fault).paid is True
+    assert failing(kind, providers()[name], TEXT, GOOD[name][0], fault).paid is True
 
 
 # ---- refusals
@@ -225,14 +228,14 @@ def test_a_lasting_fault_on_a_poll_ends_and_says_that_the_job_is_paid(name, faul
 )
 def test_refusals_of_the_paid_call(name, answer, kind, paid):
     provider = providers()[name]
-    error = failing(kind, provider.exchange(TEXT), answer)
+    error = failing(kind, provider, TEXT, answer)
     assert error.paid is paid and provider.label in str(error)
     assert ("https://" in str(error)) == (kind not in (RequestRefused, ContentRefused, RateLimited))
 
 
 def test_a_rate_limit_says_how_long_to_wait():
-    assert failing(RateLimited, replicate.exchange(TEXT), reply({"retry_after": 5}, 429)).retry_after == 5
-    assert failing(RateLimited, fal.exchange(TEXT), reply({}, 429, retry_after="2.5")).retry_after == 2.5
+    assert failing(RateLimited, replicate, TEXT, reply({"retry_after": 5}, 429)).retry_after == 5
+    assert failing(RateLimited, fal, TEXT, reply({}, 429, retry_after="2.5")).retry_after == 2.5
 
 
 @pytest.mark.parametrize("name", ["fal", "replicate", "core_today"])
@@ -240,7 +243,7 @@ def test_a_rate_limit_says_how_long_to_wait():
     "body", [b"", b"{}", b"[]", b'{"id": 5}', b'{"request_id": "../x", "id": "a b", "job_id": ""}']
 )
 def test_an_accepted_job_without_an_id_is_an_unknown_outcome(name, body):
-    assert failing(UnknownOutcome, providers()[name].exchange(TEXT), reply(body)).paid is None
+    assert failing(UnknownOutcome, providers()[name], TEXT, reply(body)).paid is None
 
 
 @pytest.mark.parametrize(
@@ -248,7 +251,7 @@ def test_an_accepted_job_without_an_id_is_an_unknown_outcome(name, body):
 )
 def test_a_paid_answer_without_a_picture_says_that_it_may_be_paid(body):
     for module in (lumenfall, one_min):
-        assert failing(BadAnswer, module.exchange(TEXT), reply(body)).paid is True
+        assert failing(BadAnswer, module, TEXT, reply(body)).paid is True
 
 
 # ---- jobs whose answer was lost
@@ -261,44 +264,58 @@ def fal_item(**changes):
 @pytest.mark.parametrize(
     ("items", "job"),
     [
-        ([fal_item(seed=8), fal_item()], {"request_id": "found"}),
-        ([fal_item(prompt="a wolf")], None),
-        ([fal_item(num_images=2)], None),
-        ([], None),
-        ({"request_id": "x"}, None),
-        ([None, 5, {"json_input": {}, "request_id": "x"}], None),
+        ([fal_item(seed=8), fal_item()], ({"request_id": "found"},)),
+        ([fal_item(), fal_item()], ({"request_id": "found"}, {"request_id": "found"})),
+        ([fal_item(prompt="a wolf")], ()),
+        ([fal_item(num_images=2)], ()),
+        ([], ()),
+        ({"request_id": "x"}, ()),
+        ([None, 5, {"json_input": {}, "request_id": "x"}], ()),
     ],
 )
 def test_a_lost_job_at_fal_is_found_by_its_whole_input(items, job):
-    calls, _, found = drive(fal.reconcile(TEXT, 1_790_000_000.0), reply({"items": items}))
+    calls, found = play(fal.find_lost(fal.plan(TEXT), 60.0), [reply({"items": items})])
     assert found == job and not any(call.paid for call in calls) and len(calls) == 1
-    assert "endpoint_id=fal-ai%2Fflux%2Fkrea&start=2026-09-21T14:11:20Z" in calls[0].url
+    assert "endpoint_id=fal-ai%2Fflux%2Fkrea&" in calls[0].url and "start" not in calls[0].url
     assert all(isinstance(call, Call) and call.method == "GET" for call in calls)
 
 
-def test_a_job_found_at_fal_can_be_resumed():
-    calls, accepted, delivery = drive(fal.exchange(TEXT, {"request_id": ID}), FAL_DONE, reply(FAL_RESULT))
-    assert delivery.pictures == (PICTURE["fal"],) and accepted == [] and calls[0].url == f"{QUEUE}/status?logs=1"
+def test_fals_history_is_read_page_by_page_and_an_older_one_by_fals_own_clock():
+    date = {"date": "Mon, 21 Sep 2026 14:13:20 GMT"}
+    pages = [reply({"items": [fal_item(seed=8)], "next_cursor": "a/b"}, **date), reply({"items": [fal_item()]}, **date)]
+    calls, found = play(fal.find_lost(fal.plan(TEXT), 60.0), list(pages))
+    assert found == ({"request_id": "found"},) and calls[1].url.endswith("&cursor=a%2Fb")
+    calls, found = play(fal.find_lost(fal.plan(TEXT), 48 * 3600.0), [pages[0], *pages])
+    assert found and "&start=2026-09-19T13:13:20Z" in calls[1].url and "&start=" in calls[2].url
+    endless = reply({"items": [], "next_cursor": "more"})
+    assert len(play(fal.find_lost(fal.plan(TEXT), 60.0), [endless])[0]) == 6
+
+
+def test_a_job_found_at_fal_can_be_followed():
+    calls, _, delivery = drive(fal, TEXT, FAL_DONE, reply(FAL_RESULT), job={"request_id": ID})
+    assert delivery.pictures == (PICTURE["fal"],) and calls[0].url == f"{QUEUE}/status?logs=1"
 
 
 @pytest.mark.parametrize(
     ("change", "job"),
     [
-        ({}, {"id": "p1"}),
-        ({"model": "other/model"}, None),
-        ({"input": {"prompt": "a fox"}}, None),
-        ({"id": "a/b"}, None),
+        ({}, ({"id": "p1"},)),
+        ({"model": "other/model"}, ()),
+        ({"input": {"prompt": "a fox"}}, ()),
+        ({"id": "a/b"}, ()),
     ],
 )
 def test_a_lost_job_at_replicate_is_found_by_its_whole_input(change, job):
     item = {"id": "p1", "model": replicate.MODEL, "input": dict(replicate.plan(TEXT).payload["input"])} | change
-    calls, _, found = drive(replicate.reconcile(TEXT, 1_790_000_000.0), reply({"results": [None, item]}))
-    assert found == job and "created_after=2026-09-21T14:11:20Z" in calls[0].url
+    following = "https://api.replicate.com/v1/predictions?cursor=2"
+    pages = [reply({"results": [None], "next": following}), reply({"results": [item], "next": "https://x.example/"})]
+    calls, found = play(replicate.find_lost(replicate.plan(TEXT), 60.0), pages)
+    assert found == job and [call.url for call in calls] == ["https://api.replicate.com/v1/predictions", following]
 
 
 def test_nothing_is_claimed_where_a_match_cannot_be_certain():
-    assert drive(replicate.reconcile(IMAGE, 0.0), reply({})) == ([], [], None)
-    assert [name for name, p in providers().items() if p.reconcile] == ["fal", "replicate"]
+    assert play(replicate.find_lost(replicate.plan(IMAGE), 0.0), [reply({})]) == ([], ())
+    assert [name for name, p in providers().items() if p.find_lost] == ["fal", "replicate"]
 
 
 # ---- reading

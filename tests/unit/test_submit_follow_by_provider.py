@@ -3,7 +3,18 @@
 from dataclasses import replace
 
 import pytest
-from exchange_script import (
+from flux_krea.nodes.providers import core_today, fal, lumenfall, one_min, replicate
+from flux_krea.nodes.providers.contract import (
+    BadAnswer,
+    BalanceTooLow,
+    ContentRefused,
+    GenerationFailed,
+    KeyRefused,
+    RequestRefused,
+    Unavailable,
+    UnknownOutcome,
+)
+from scripted_answers import (
     CORE_CREATED,
     FAL_DONE,
     FAL_RESULT,
@@ -18,17 +29,6 @@ from exchange_script import (
     drive,
     failing,
     reply,
-)
-from flux_krea.nodes.providers import core_today, fal, lumenfall, one_min, replicate
-from flux_krea.nodes.providers.contract import (
-    BadAnswer,
-    BalanceTooLow,
-    ContentRefused,
-    GenerationFailed,
-    KeyRefused,
-    RequestRefused,
-    Unavailable,
-    UnknownOutcome,
 )
 
 # ---- fal
@@ -48,12 +48,12 @@ from flux_krea.nodes.providers.contract import (
 )
 def test_failure_at_fal_is_completed_too(status, answer, kind, paid):
     script = FAL_SUBMITTED, reply({"status": "COMPLETED"} | status), answer
-    assert failing(kind, fal.exchange(TEXT), *script).paid is paid
+    assert failing(kind, fal, TEXT, *script).paid is paid
 
 
 def test_fals_own_failures_of_a_submit_are_not_billed():
     answer = reply({"detail": "down", "error_type": "internal_error"}, 500)
-    assert failing(Unavailable, fal.exchange(TEXT), answer).paid is False
+    assert failing(Unavailable, fal, TEXT, answer).paid is False
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_fals_flags_are_three_valued(checker, flags, expected):
     images = [{"url": "https://v3.fal.media/1.png"}, {"url": "data:image/png;base64,AAAA"}]
     request = replace(TEXT, images=2, safety_checker=checker)
     result = reply({"images": images, "has_nsfw_concepts": flags}, x_fal_billable_units="2")
-    _, _, delivery = drive(fal.exchange(request), FAL_SUBMITTED, FAL_DONE, result)
+    _, _, delivery = drive(fal, request, FAL_SUBMITTED, FAL_DONE, result)
     assert delivery.flags == expected and delivery.cost_usd == 0.05 and delivery.seed == 7
 
 
@@ -90,22 +90,22 @@ def test_fals_flags_are_three_valued(checker, flags, expected):
 )
 def test_foreign_addresses_are_replaced_by_fals_documented_ones(url):
     submitted = reply({"request_id": ID, "status_url": url, "response_url": url, "cancel_url": url})
-    calls, accepted, _ = drive(fal.exchange(TEXT), submitted, FAL_DONE, reply(FAL_RESULT))
-    assert accepted == [{"request_id": ID}]
+    calls, job, _ = drive(fal, TEXT, submitted, FAL_DONE, reply(FAL_RESULT))
+    assert job == {"request_id": ID}
     assert [call.url for call in calls[1:]] == [f"{QUEUE}/status?logs=1", QUEUE]
     assert calls[1].cancel.url == f"{QUEUE}/cancel"
 
 
 def test_a_tampered_journal_sends_no_key_elsewhere():
     evil = dict.fromkeys(("status_url", "response_url", "cancel_url"), "https://evil.example/")
-    calls, _, _ = drive(fal.exchange(TEXT, {"request_id": ID} | evil), FAL_DONE, reply(FAL_RESULT))
+    calls, _, _ = drive(fal, TEXT, FAL_DONE, reply(FAL_RESULT), job={"request_id": ID} | evil)
     assert [call.url for call in calls] == [f"{QUEUE}/status?logs=1", QUEUE]
 
 
 @pytest.mark.parametrize(("units", "usd"), [("3", 0.075), ("nan", None), ("-1", None), ("inf", None), ("many", None)])
 def test_only_a_readable_bill_is_believed(units, usd):
     result = reply(FAL_RESULT, x_fal_billable_units=units)
-    cost = drive(fal.exchange(TEXT), FAL_SUBMITTED, FAL_DONE, result)[2].cost_usd
+    cost = drive(fal, TEXT, FAL_SUBMITTED, FAL_DONE, result)[2].cost_usd
     assert cost == (None if usd is None else pytest.approx(usd))
 
 
@@ -128,12 +128,12 @@ NSFW = "All generated images contained NSFW content. Try running it again with a
     ],
 )
 def test_endings_at_replicate(body, kind, paid):
-    assert failing(kind, replicate.exchange(TEXT), REPLICATE_CREATED, reply(body)).paid is paid
+    assert failing(kind, replicate, TEXT, REPLICATE_CREATED, reply(body)).paid is paid
 
 
 def test_replicate_keeps_waiting_while_output_fills():
     early = reply({"status": "processing", "output": ["https://replicate.delivery/early.png"]})
-    calls, _, delivery = drive(replicate.exchange(TEXT), REPLICATE_CREATED, early, reply(REPLICATE_DONE))
+    calls, _, delivery = drive(replicate, TEXT, REPLICATE_CREATED, early, reply(REPLICATE_DONE))
     assert len(calls) == 3 and delivery.pictures == (PICTURE["replicate"],)
 
 
@@ -141,7 +141,7 @@ def test_replicate_keeps_waiting_while_output_fills():
 def test_pictures_that_replicate_drops_are_withheld(checker, flag):
     done = reply(REPLICATE_DONE | {"output": [f"https://replicate.delivery/{i}.png" for i in range(3)]})
     request = replace(TEXT, images=4, safety_checker=checker)
-    _, _, delivery = drive(replicate.exchange(request), REPLICATE_CREATED, done)
+    _, _, delivery = drive(replicate, request, REPLICATE_CREATED, done)
     assert (len(delivery.pictures), delivery.flags, delivery.withheld) == (3, (flag,) * 3, 1)
 
 
@@ -157,8 +157,8 @@ def test_pictures_that_replicate_drops_are_withheld(checker, flag):
 )
 def test_both_dialects_of_core_today_are_read(done):
     for created in (reply({"job_id": ID}), reply({"id": ID})):
-        _, accepted, delivery = drive(core_today.exchange(TEXT), created, reply({"status": "processing"}), reply(done))
-        assert accepted == [{"id": ID}]
+        _, job, delivery = drive(core_today, TEXT, created, reply({"status": "processing"}), reply(done))
+        assert job == {"id": ID}
         assert delivery.pictures == ("https://x.example/a.png",) and delivery.flags == (None,)
 
 
@@ -172,7 +172,7 @@ def test_both_dialects_of_core_today_are_read(done):
     ],
 )
 def test_endings_at_core_today_leave_the_bill_open(body, kind):
-    assert failing(kind, core_today.exchange(TEXT), CORE_CREATED, reply(body)).paid is None
+    assert failing(kind, core_today, TEXT, CORE_CREATED, reply(body)).paid is None
 
 
 # ---- Lumenfall and 1min.ai
@@ -193,7 +193,7 @@ def test_endings_at_core_today_leave_the_bill_open(body, kind):
 )
 def test_lumenfalls_error_codes(status, code, kind, paid):
     for body in ({"error": {"message": "said why", "code": code}}, {"error": "said why", "error_code": code}):
-        error = failing(kind, lumenfall.exchange(TEXT), reply(body, status))
+        error = failing(kind, lumenfall, TEXT, reply(body, status))
         assert error.paid is paid and "said why" in str(error)
 
 
@@ -203,10 +203,10 @@ def test_lumenfall_delivers_text_pictures_cost_and_what_is_missing():
         "data": [{"b64_json": "AAAA"}, {"url": "https://media.lumenfall.ai/b.png"}],
         "metadata": None,
     }
-    _, _, delivery = drive(lumenfall.exchange(replace(TEXT, images=3)), reply(body))
+    _, _, delivery = drive(lumenfall, replace(TEXT, images=3), reply(body))
     assert delivery.pictures == ("data:image/png;base64,AAAA", "https://media.lumenfall.ai/b.png")
     assert (delivery.flags, delivery.withheld, delivery.cost_usd) == ((None, None), 1, None)
-    assert drive(lumenfall.exchange(TEXT), *GOOD["lumenfall"])[2].cost_usd == 0.03
+    assert drive(lumenfall, TEXT, *GOOD["lumenfall"])[2].cost_usd == 0.03
 
 
 @pytest.mark.parametrize(
@@ -219,14 +219,14 @@ def test_lumenfall_delivers_text_pictures_cost_and_what_is_missing():
     ],
 )
 def test_endings_at_1min(record, kind, paid):
-    assert failing(kind, one_min.exchange(TEXT), reply({"aiRecord": record})).paid is paid
+    assert failing(kind, one_min, TEXT, reply({"aiRecord": record})).paid is paid
 
 
 def test_1min_without_a_temporary_address_uses_a_result_that_is_one():
     record = {"status": "SUCCESS", "aiRecordDetail": {"resultObject": ["https://old.example/a.webp"]}}
-    _, _, delivery = drive(one_min.exchange(TEXT), reply({"aiRecord": record}))
+    _, _, delivery = drive(one_min, TEXT, reply({"aiRecord": record}))
     assert delivery.pictures == ("https://old.example/a.webp",) and delivery.flags == (None,)
 
 
 def test_1min_without_credits_is_a_balance_problem():
-    assert failing(BalanceTooLow, one_min.exchange(TEXT), reply({"message": "Insufficient credits"}, 400)).paid is False
+    assert failing(BalanceTooLow, one_min, TEXT, reply({"message": "Insufficient credits"}, 400)).paid is False

@@ -1,4 +1,4 @@
-"""Whatever a provider answers, an exchange ends with a delivery or a ProviderError, in a bounded number of calls."""
+"""Whatever a provider answers, it ends with a delivery or a ProviderError, in a bounded number of calls."""
 
 import json
 from dataclasses import replace
@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from flux_krea.nodes.providers import providers
 from flux_krea.nodes.providers.answers import own_url
-from flux_krea.nodes.providers.contract import IMAGE_TO_IMAGE, Accepted, Answer, GenerationRequest, ProviderError
+from flux_krea.nodes.providers.contract import IMAGE_TO_IMAGE, Answer, Delivery, GenerationRequest, ProviderError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +19,7 @@ KEYS = st.sampled_from(
     "id job_id request_id status_url response_url cancel_url status error error_type detail message loc msg logs "
     "queue_position images url has_nsfw_concepts seed output result public_url completed_at data_removed urls get data "
     "b64_json metadata cost aiRecord aiRecordDetail resultObject temporaryUrl fileContent path uuid retry_after items "
-    "json_input results input model code".split()
+    "json_input results input model code next next_cursor".split()
 )
 TEXTS = st.sampled_from(
     "abc-123 ../x IN_QUEUE IN_PROGRESS COMPLETED starting processing succeeded failed canceled aborted pending "
@@ -42,14 +42,14 @@ BODIES = (
     )
 )
 HEADERS = st.dictionaries(
-    st.sampled_from(["retry-after", "x-fal-error-type", "x-fal-billable-units"]),
-    st.sampled_from(["nan", "-1", "1e999", "soon", "3", ""]),
+    st.sampled_from(["retry-after", "date", "x-fal-error-type", "x-fal-billable-units"]),
+    st.sampled_from(["nan", "-1", "1e999", "soon", "3", "", "Mon, 21 Sep 2026 14:13:20 GMT"]),
     max_size=2,
 )
 ANSWERS = st.builds(
     Answer, st.sampled_from([200, 200, 200, 201, 202, 302, 400, 401, 404, 422, 429, 500, 503]), HEADERS, BODIES
 )
-# Answers that bring an exchange past its first call, so that the arbitrary ones meet what comes later.
+# Answers that go past the first call, so that the arbitrary ones meet what comes later.
 OPENINGS = st.sampled_from(
     [
         [],
@@ -60,24 +60,20 @@ OPENINGS = st.sampled_from(
 ).map(lambda bodies: [Answer(200, {}, json.dumps(body).encode()) for body in bodies])
 
 
-def play(exchange, answers, hosts):
-    """(calls, jobs, delivery or None). The last answer is repeated for ever."""
-    calls, jobs, script = [], [], list(answers)
+def play(generator, script, hosts):
+    """(calls, what was returned, or None for a ProviderError). The last answer is repeated for ever."""
+    calls = []
     try:
-        step = next(exchange)
+        call = next(generator)
         while len(calls) < MOST_CALLS:
-            if isinstance(step, Accepted):
-                jobs.append(json.loads(json.dumps(step.job)))
-                step = exchange.send(None)
-                continue
-            calls.append(step)
-            assert own_url(step.url, hosts) and (step.cancel is None or own_url(step.cancel.url, hosts))
-            step = exchange.send(script.pop(0) if len(script) > 1 else script[0])
+            calls.append(call)
+            assert own_url(call.url, hosts) and (call.cancel is None or own_url(call.cancel.url, hosts))
+            call = generator.send(script.pop(0) if len(script) > 1 else script[0])
     except ProviderError as error:
         assert error.paid in (True, False, None) and len(str(error)) < 1000
-        return calls, jobs, None
+        return calls, None
     except StopIteration as end:
-        return calls, jobs, end.value
+        return calls, end.value
     raise AssertionError(f"more than {MOST_CALLS} calls")
 
 
@@ -85,27 +81,30 @@ def play(exchange, answers, hosts):
 @settings(max_examples=120, deadline=None, derandomize=True)
 @given(opening=OPENINGS, answers=st.lists(ANSWERS, min_size=1, max_size=4), request_=st.sampled_from([TEXT, IMAGE]))
 def test_any_answers_end_in_a_delivery_or_a_provider_error(name, opening, answers, request_):
-    provider = providers()[name]
-    calls, jobs, delivery = play(provider.exchange(request_), [*opening, *answers], provider.hosts)
-    assert sum(call.paid for call in calls) <= 1 and len(jobs) <= 1
-    if delivery:
-        assert len(jobs) == 1 and len(delivery.pictures) == len(delivery.flags) == 1
-        assert all(flag in (True, False, None) for flag in delivery.flags)
+    provider, script = providers()[name], [*opening, *answers]
+    calls, end = play(provider.submit(provider.plan(request_)), script, provider.hosts)
+    assert sum(call.paid for call in calls) <= 1
+    if end is not None and not isinstance(end, Delivery):
+        calls, end = play(provider.follow(json.loads(json.dumps(end)), request_), script, provider.hosts)
+        assert not any(call.paid for call in calls)
+    if end:
+        assert isinstance(end, Delivery) and len(end.pictures) == len(end.flags) == 1
+        assert all(flag in (True, False, None) for flag in end.flags)
 
 
-@pytest.mark.parametrize("name", list(providers()))
+@pytest.mark.parametrize("name", [name for name, provider in providers().items() if provider.follow])
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(job=OBJECTS, answers=st.lists(ANSWERS, min_size=1, max_size=4))
 def test_any_saved_job_ends_too_and_pays_nothing(name, job, answers):
     provider = providers()[name]
-    calls, jobs, _ = play(provider.exchange(TEXT, job), answers, provider.hosts)
-    assert not any(call.paid for call in calls) and jobs == []
+    calls, _ = play(provider.follow(job, TEXT), answers, provider.hosts)
+    assert not any(call.paid for call in calls)
 
 
-@pytest.mark.parametrize("name", ["fal", "replicate"])
+@pytest.mark.parametrize("name", [name for name, provider in providers().items() if provider.find_lost])
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(answers=st.lists(ANSWERS, min_size=1, max_size=4))
-def test_any_history_reconciles_to_a_job_or_to_none(name, answers):
+@given(answers=st.lists(ANSWERS, min_size=1, max_size=4), age=st.sampled_from([0.0, 60.0, 1e6]))
+def test_any_list_of_jobs_is_read_to_jobs_or_to_none(name, answers, age):
     provider = providers()[name]
-    calls, _, job = play(provider.reconcile(TEXT, 1_790_000_000.0), answers, provider.hosts)
-    assert len(calls) <= 1 and not any(call.paid for call in calls) and (job is None or isinstance(job, dict))
+    calls, jobs = play(provider.find_lost(provider.plan(TEXT), age), answers, provider.hosts)
+    assert len(calls) <= 6 and not any(call.paid for call in calls) and all(isinstance(job, dict) for job in jobs or ())
