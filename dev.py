@@ -27,7 +27,7 @@ if sys.version_info < (3, 10):
 ROOT = Path(__file__).resolve().parent
 sys.path.append(str(ROOT / "tests"))
 
-from needs import BROWSER, COMFYUI, TSC, UNIT, WITH_COMFYUI, needs, named_tests  # noqa: E402
+from needs import BROWSER, COMFYUI, TSC, UNIT, WITH_COMFYUI, named_tests, needs  # noqa: E402
 
 VENV = ROOT / ".venv"
 DEV = ROOT / ".dev"
