@@ -251,7 +251,8 @@ def test(arguments: list[str]) -> int:
         ensure_browser(python)
     # One ComfyUI serves all tests that need one, so these stay in one process.
     runs = [arguments] if arguments else [[UNIT], [*WITH_COMFYUI]]
-    return max(pytest(python, [*PROCESSES, UNIT] if run == [UNIT] else run) for run in runs)
+    codes = [pytest(python, [*PROCESSES, UNIT] if run == [UNIT] else run) for run in runs]
+    return next(filter(None, codes), 0)
 
 
 def pytest(python: Path, arguments: list[str]) -> int:
