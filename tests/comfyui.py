@@ -18,6 +18,7 @@ from pathlib import Path
 
 import requests
 import websocket
+from links import link_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 COMFYUI = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".dev" / "comfyui-0.3.75")
@@ -199,15 +200,3 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-def link_folder(link: Path, target: Path) -> None:
-    """A link that needs no privilege: a symbolic link, on Windows a junction."""
-    if link.exists():
-        return
-    if sys.platform == "win32":
-        import _winapi
-
-        _winapi.CreateJunction(str(target), str(link))
-    else:
-        link.symlink_to(target, target_is_directory=True)

@@ -17,6 +17,7 @@ export function setUpGeneration(node, readable) {
   const inputs = node.widgets.filter((widget) => widget.name !== "control_after_generate");
   const box = addTextBox(node, "status", say("status"));
   const keyButton = addButton(node, say("Set the key…"), openKeySettings);
+  /** @type {any} */
   const view = { node, inputs, box, keyButton, asked: 0, timer: 0, estimate: ["…"], report: "" };
 
   onChange(node, (widget) => {

@@ -25,7 +25,8 @@ const STYLE = `
 `;
 
 /**
- * @param {string} tag @param {object} properties @param {...Node} children
+ * @template {keyof HTMLElementTagNameMap} Tag
+ * @param {Tag} tag @param {Record<string, any>} properties @param {...Node} children
  */
 export function element(tag, properties = {}, ...children) {
   addStyle();

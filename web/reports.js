@@ -9,7 +9,11 @@ const DOLLARS = new Intl.NumberFormat("en-US", {
 
 export const labelOf = (provider) => providers[provider]?.label ?? provider;
 
-/** "≈ $0.05, 1024 × 1024 (1.05 MP) at fal" @param {object} estimate as /flux_krea/estimate answers @param {number} images */
+/**
+ * "≈ $0.05, 1024 × 1024 (1.05 MP) at fal"
+ * @param {Record<string, any>} estimate as /flux_krea/estimate answers
+ * @param {number} images
+ */
 export function estimateLine(estimate, images, hasSize) {
   const values = { price: money(estimate.usd), provider: labelOf(estimate.provider) };
   const size = hasSize && estimate.size ? sizeOf(...estimate.size) : "";
@@ -25,7 +29,11 @@ export function changeLines(changes) {
   return changes.map(({ input, asked, delivered, because }) => `${input} ${asked} → ${delivered}: ${because}`);
 }
 
-/** "fal: guidance_scale, 1 to 20; its own default is 4.5" @param {object} parameter as /flux_krea/providers answers */
+/**
+ * "fal: guidance_scale, 1 to 20; its own default is 4.5"
+ * @param {string} provider
+ * @param {Record<string, any>} parameter as /flux_krea/providers answers
+ */
 export function parameterLine(provider, { field, minimum, maximum, default: value, note }) {
   const range = minimum !== null && maximum !== null && say("{minimum} to {maximum}", { minimum, maximum });
   // A switch often has the opposite name there: its default would read wrong.

@@ -70,7 +70,8 @@ function setHidden(widget, hide) {
 
 /**
  * Narrows what can be entered, and says why; a widget without limits takes what it took of itself.
- * @param {(widget: object) => {minimum?: number, maximum?: number, choices?: string[], tooltip?: string} | undefined} limitsOf
+ * @param {any} node
+ * @param {(widget: ComfyWidget) => {minimum?: number, maximum?: number, choices?: string[], tooltip?: string} | undefined} limitsOf
  */
 export function takeOnly(node, limitsOf) {
   const changed = node.widgets.filter((widget) => widget.options && setLimits(widget, limitsOf(widget) ?? {}));
@@ -79,6 +80,8 @@ export function takeOnly(node, limitsOf) {
 
 /**
  * The value that is there stays in reach: some renderers cut a number when they lose the focus.
+ * @param {any} widget
+ * @param {{minimum?: number, maximum?: number, choices?: string[], tooltip?: string}} limits
  * @returns {boolean} whether anything changed
  */
 function setLimits(widget, { minimum, maximum, choices, tooltip }) {
@@ -100,7 +103,8 @@ const rangeText = ({ options, tooltip }) => [options.min, options.max, options.v
 
 /**
  * Shows and hides widgets, and fits the node: it keeps the room that the user gave it beyond its least height.
- * @param {(widget: object) => boolean} isShown
+ * @param {any} node
+ * @param {(widget: ComfyWidget) => boolean} isShown
  * @param {number} [height] of the node as it was saved
  */
 export function showOnly(node, isShown, height) {

@@ -2,6 +2,7 @@
 
 import statistics
 
+from api_graphs import PROVIDERS
 from bench import _api
 
 SECONDS = 1.0
@@ -9,7 +10,7 @@ SECONDS = 1.0
 
 def run(arguments):
     n = _api.rounds(arguments, 5)
-    for provider in ("fal", "replicate", "lumenfall", "core_today", "one_min"):
+    for provider in PROVIDERS:
         with _api.comfyui_and_standins(job_seconds=SECONDS) as (comfyui, _):
             ours, reference = [], []
             for turn in range(n + 1):

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from graphs import Graph
+from pathlib import Path
 
-PROVIDERS = ("fal", "replicate", "lumenfall", "core_today", "one_min")
-BLOCKING = ("lumenfall", "one_min")  # their paid call answers with the picture
+from graphs import Graph
+from standins import PROVIDERS as STANDINS
+
+PROVIDER_FILES = Path(__file__).parents[2] / "nodes" / "providers"
+PROVIDERS = tuple(name for name in STANDINS if (PROVIDER_FILES / f"{name}.py").exists())
+PHASES = {name: {route.phase for route in STANDINS[name].routes} for name in PROVIDERS}
+BLOCKING = tuple(name for name in PROVIDERS if "poll" not in PHASES[name])  # their paid call answers with the picture
+STOPPABLE = tuple(name for name in PROVIDERS if "cancel" in PHASES[name])
 PROMPT = "a red fox in the snow"
 
 

@@ -7,13 +7,15 @@ import time
 
 import pytest
 import tiny_detector
-from api_graphs import PROMPT, PROVIDERS, ApiGraph, count
+from api_graphs import PROMPT, PROVIDERS, STOPPABLE, ApiGraph, count
 from comfyui import ComfyUIError, until
+from flux_krea.nodes.providers import providers
+from flux_krea.nodes.providers.contract import REDUX, TEXT_TO_IMAGE
 from graphs import Graph
 from PIL import Image
 from standins import expected_pixel
 
-MODES = [(name, mode) for name in PROVIDERS for mode in ("text", "image")] + [("fal", "redux")]
+MODES = [(name, mode) for name in PROVIDERS for mode in providers()[name].parameters]
 
 
 @pytest.fixture(autouse=True)
@@ -41,9 +43,9 @@ def test_each_provider_delivers_the_right_picture_flags_and_seed(comfyui, standi
     seed = 1000 + MODES.index((provider, mode))
     changes = {"seed": seed}
     graph = ApiGraph()
-    if mode != "text":
+    if mode != TEXT_TO_IMAGE:
         changes["image"] = [graph.add("LoadImage", image="example.png"), 0]
-    if mode == "redux":
+    if mode == REDUX:
         changes |= {"image_use": "redux", "prompt": ""}
     node = graph.api(provider, **changes)
     saved = graph.shown(node)
@@ -58,7 +60,7 @@ def test_each_provider_delivers_the_right_picture_flags_and_seed(comfyui, standi
     assert report["seed"] == seed
     assert report["pictures"] == [{"width": size[0], "height": size[1]}]
     assert report["has_nsfw_concepts"] == [None if provider in ("lumenfall", "core_today", "one_min") else False]
-    wanted = expected_pixel("" if mode == "redux" else PROMPT, seed, 0)
+    wanted = expected_pixel("" if mode == REDUX else PROMPT, seed, 0)
     assert max(abs(a - b) for a, b in zip(pixel, wanted, strict=True)) <= 6, (pixel, wanted)
     assert jobs_paid(standins) == 1
 
@@ -144,7 +146,7 @@ def test_cancel_frees_comfyui_at_once_and_stops_what_can_be_stopped(comfyui, sta
     with pytest.raises(ComfyUIError, match="interrupted"):
         comfyui.run(graph)
     assert time.monotonic() - began < 20, "it waited for the jobs to end"
-    if provider in ("fal", "replicate", "core_today"):
+    if provider in STOPPABLE:
         until(lambda: len(standins[provider].state()["cancels"]) == 2, 15)
 
 

@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 COMFY = Path(sys.executable).with_name("comfy")
-FORBIDDEN_FOLDERS = ("tests/", ".ci/", "docs/", ".dev/", ".venv/")
+FORBIDDEN = ("tests/", ".ci/", ".github/", "docs/", ".dev/", ".venv/", "dev.py", "jsconfig.json", "CONTRIBUTING.md")
 ENVIRONMENT = re.compile(r"os\.environ|os\.getenv")
 OF_A_MACHINE = re.compile(rb"(?:/home/|/root/|/Users/|/tmp/|[A-Z]:\\+Users\\+)\w|" + re.escape(str(ROOT).encode()))
 SECRET = re.compile(
@@ -60,7 +60,7 @@ def test_the_archive_holds_the_pack_and_nothing_else(packed):
     )
     for folder in ("workflows", "subgraphs"):
         assert {f"{folder}/{path.name}" for path in (ROOT / folder).glob("*.json")} <= set(names)
-    assert not [name for name in names if name.startswith(FORBIDDEN_FOLDERS) or name == "dev.py"]
+    assert not [name for name in names if name.startswith(FORBIDDEN)]
     assert sum(info.file_size for info in zipfile.ZipFile(packed).infolist()) < 5_000_000
 
 

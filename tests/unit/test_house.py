@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import standins
+from flux_krea.nodes.providers import providers
 
 ROOT = Path(__file__).resolve().parents[2]
 PACK_FILES = sorted(
@@ -102,6 +104,18 @@ def test_requirements_are_the_projects_dependencies():
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     dependencies = json.loads(re.search(r"^dependencies = (\[.*\])$", project, re.M).group(1))
     assert (ROOT / "requirements.txt").read_text().split() == dependencies
+
+
+def test_every_provider_has_a_stand_in():
+    """The integration tests and benches run with every provider that has one."""
+    assert set(providers()) <= set(standins.PROVIDERS)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "locales").glob("*/nodeDefs.json")), ids=lambda path: path.parent.name)
+def test_no_nodes_description_names_a_provider(path):
+    """So that a new one changes no words in seven languages. What one of them advises may stand in a tooltip."""
+    said = " ".join(node.get("description", "") for node in json.loads(path.read_text(encoding="utf-8")).values())
+    assert not [each.label for each in providers().values() if re.search(rf"\b{re.escape(each.label)}\b", said)]
 
 
 @pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=" ".join)

@@ -246,7 +246,7 @@ def elsewhere(handler):
     handler.answer(302, b"", headers=[("Location", "http://elsewhere.example/a.png")])
 
 
-@pytest.mark.parametrize("fault", [404, 500, "html", elsewhere], ids=str)
+@pytest.mark.parametrize("fault", [404, 500, "html", pytest.param(elsewhere, id="elsewhere")])
 def test_a_picture_that_does_not_come_is_kept_for_the_next_run(jobs, server, fault):
     server.faults["picture"] = [fault] * 1000
     error = failure(jobs.start("fake", asked()))

@@ -362,7 +362,7 @@ def test_neither_torch_nor_comfyui_is_loaded(tmp_path):
         f"spec = importlib.util.spec_from_file_location('flux_krea', {str(root / '__init__.py')!r})\n"
         "sys.modules['flux_krea'] = pack = importlib.util.module_from_spec(spec)\n"
         "spec.loader.exec_module(pack)\n"
-        "from flux_krea.nodes.inference import weights\n"
+        "from flux_krea.nodes.model_files import weights\n"
         f"weights.require({os.fspath(path)!r}, 'diffusion_model')\n"
         "assert not {'torch', 'numpy', 'safetensors', 'comfy'} & set(sys.modules)\n"
     )

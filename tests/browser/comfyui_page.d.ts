@@ -1,0 +1,93 @@
+// What web/ uses of ComfyUI's own page, for `tsc --checkJs`. Never served: ComfyUI runs every script under web/.
+// A `?` means that some frontend since 1.32 does not have it.
+
+interface ComfyWidget {
+  name: string;
+  type: string;
+  value: any;
+  label?: string;
+  tooltip?: string;
+  hidden?: boolean;
+  serialize?: boolean;
+  options: Record<string, any>;
+  element?: HTMLElement;
+  callback?: (...values: any[]) => unknown;
+  computeSize?: (...values: any[]) => [number, number];
+  onRemove?: () => void;
+  setNodeId?: (id: unknown) => void;
+  _state?: { options?: Record<string, any> };
+}
+
+interface ComfyNode {
+  id: number | string;
+  comfyClass: string;
+  inputs?: { name: string; link: number | null; widget?: { name: string } }[];
+  widgets: ComfyWidget[];
+  size: [number, number];
+  pos: [number, number];
+  graph?: ComfyGraph;
+  computeSize(): [number, number];
+  setSize(size: [number, number]): void;
+  addWidget(type: string, name: string, value: unknown, callback: () => void, options?: object): ComfyWidget;
+  connectByType(slot: number, target: ComfyNode, type: string): unknown;
+  onAfterGraphConfigured?: () => void;
+}
+
+interface ComfyGraph {
+  add(node: ComfyNode): void;
+  serialize(): object;
+  onNodeAdded?: (node: ComfyNode) => void;
+}
+
+interface ComfySidebarTab {
+  id: string;
+  icon: string;
+  title: string;
+  tooltip?: string;
+  type: string;
+  render: (place: HTMLElement) => void;
+}
+
+interface ComfyApp {
+  registerExtension(extension: {
+    name: string;
+    settings?: object[];
+    setup?: () => void | Promise<void>;
+    nodeCreated?: (node: ComfyNode) => void;
+  }): void;
+  extensionManager: {
+    registerSidebarTab(tab: ComfySidebarTab): void;
+    command: { execute(id: string): Promise<void> };
+    toast: { add(message: { severity: string; summary: string; detail: string; life?: number }): void };
+    setting: { get(id: string): any };
+  };
+  canvas: {
+    visible_area: Float32Array;
+    graph: ComfyGraph;
+    selectNode?: (node: ComfyNode) => void;
+    setDirty(foreground: boolean, background: boolean): void;
+  };
+  graph: ComfyGraph;
+}
+
+interface ComfyApi extends EventTarget {
+  fetchApi(path: string, options?: RequestInit): Promise<Response>;
+  apiURL(path: string): string;
+  queuePrompt(place: number, prompt: { output: object; workflow: object }): Promise<unknown>;
+}
+
+interface Window {
+  LiteGraph: { createNode(type: string): ComfyNode };
+}
+
+declare module "*/scripts/app.js" {
+  export const app: ComfyApp;
+}
+declare module "*/scripts/api.js" {
+  export const api: ComfyApi;
+}
+declare module "*/scripts/widgets.js" {
+  export const ComfyWidgets: {
+    STRING(node: ComfyNode, name: string, spec: [string, object], app: ComfyApp): { widget: any };
+  };
+}
