@@ -18,11 +18,12 @@ from comfy_api.latest import ComfyAPI
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
-from ..providers.contract import Cancelled
+from ..providers.contract import Cancelled, GenerationResult, Progress
 
 if TYPE_CHECKING:
+    from ..jobs.handle import Handle
     from ..jobs.job_record import JobRecord
-    from ..jobs.jobs import Handle, Jobs
+    from ..jobs.jobs import Jobs
 
 T = TypeVar("T")
 
@@ -56,7 +57,7 @@ def _jobs() -> Jobs:
     return Jobs(folder, folder / "pictures")
 
 
-async def in_thread(work: Callable[..., T], *arguments) -> T:
+async def in_thread(work: Callable[..., T], *arguments: object) -> T:
     """In a thread of its own: calls to a provider that hangs would soon take all of asyncio's few."""
     future: Future[T] = Future()
     future.set_running_or_notify_cancel()
@@ -74,7 +75,7 @@ async def in_thread(work: Callable[..., T], *arguments) -> T:
 _running: dict[str, set[Handle]] = defaultdict(set)  # prompt id → its jobs under way
 
 
-async def finished(handle: Handle):
+async def finished(handle: Handle) -> GenerationResult:
     """The handle's result. Shows progress on the node that is executing; Cancel stops every job of the prompt."""
     context = get_executing_context()
     siblings = _running[context.prompt_id]
@@ -101,8 +102,8 @@ async def finished(handle: Handle):
             _running.pop(context.prompt_id, None)
 
 
-def result_of(handle: Handle):
-    """A sibling that heard of Cancel first has cancelled this job, too: ComfyUI must not take that for an error."""
+def result_of(handle: Handle) -> GenerationResult:
+    """The result; a job cancelled by another node's Cancel raises ComfyUI's interrupt."""
     try:
         return handle.result()
     except Cancelled:
@@ -165,7 +166,7 @@ def record_collected() -> None:
             del _received[prompt_id]
 
 
-async def show(progress, node_id: str) -> None:
+async def show(progress: Progress, node_id: str) -> None:
     server = PromptServer.instance
     server.send_progress_text(progress.text, node_id, server.client_id)
     if progress.fraction is not None:

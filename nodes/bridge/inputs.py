@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from comfy_api.latest import io
@@ -39,7 +39,7 @@ RANGES: dict[str, tuple[float, float]] = {  # of the widgets, and of what is wir
 DEEPEST_EXTRA = 32  # levels of lists and objects
 
 
-def generation_inputs() -> list:
+def generation_inputs() -> list[io.Input]:
     """In the order of saved workflows: a new one goes to the end, none is ever renamed or taken away."""
     return [
         io.Combo.Input(
@@ -135,8 +135,9 @@ def generation_inputs() -> list:
 
 
 def request_of(
-    prompt, image_use, strength, width, height, steps, guidance, seed, images, acceleration, safety_checker,
-    output_format, quality, extra, image=None,
+    prompt: str, image_use: str, strength: float, width: int, height: int, steps: int, guidance: float, seed: int,
+    images: int, acceleration: str, safety_checker: bool, output_format: str, quality: int, extra: str,
+    image: torch.Tensor | None = None,
 ) -> GenerationRequest:  # fmt: skip
     """The widgets' values as a request; raises RequestRefused, before anything is sent, with the value that is wrong."""
     check_choice("image_use", image_use, IMAGE_USES, RequestRefused)
@@ -190,7 +191,7 @@ def check_range(name: str, value: object, whole: bool = False) -> None:
         raise RequestRefused(f"{name} is {value!r:.80}; it must be {kind} from {least} to {most}. Nothing was paid.")
 
 
-def extra_fields(text: str) -> dict:
+def extra_fields(text: str) -> dict[str, Any]:
     if not text.strip():
         return {}
     try:
@@ -208,7 +209,7 @@ def limit_of(max_cost_usd: float) -> float | None:
     return None if max_cost_usd < 0 else max_cost_usd
 
 
-def start(provider: str, max_cost_usd: float, reuse: bool, values: dict[str, object], keeps_drawn_seed: bool) -> Handle:
+def start(provider: str, max_cost_usd: float, reuse: bool, values: dict[str, Any], keeps_drawn_seed: bool) -> Handle:
     """Starts what a node's widgets ask for. Raises RequestRefused, and whatever else is known before anything is sent.
 
     `keeps_drawn_seed`: a picture that an earlier run of this node paid for, and no graph has received, comes first.

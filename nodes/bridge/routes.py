@@ -13,7 +13,7 @@ from ..jobs.job_record import JobRecord
 from ..jobs.limits import DEFAULTS, VARIABLES
 from ..jobs.ticket import Choice, Ticket
 from ..providers import providers
-from ..providers.contract import GenerationRequest, ProviderError
+from ..providers.contract import AUTO, GenerationRequest, ProviderError
 from ..safety import detector, installed_detectors
 from . import execution, inputs, sizes, tensors
 from .access import refuse_foreign_pages, refuse_other_machines
@@ -92,7 +92,7 @@ async def estimate(body: Body) -> Body:
 
 def priced(name: str, request: GenerationRequest) -> Body:
     jobs = execution.jobs()
-    chosen = jobs.choose(request)[0] if name == inputs.AUTO else name
+    chosen = jobs.choose(request)[0] if name == AUTO else name
     known = jobs.estimate(chosen, request)
     provider = providers()[chosen]
     plan = provider.plan(replace(request, images=min(request.images, provider.max_images)))

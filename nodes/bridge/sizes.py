@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from ..providers import providers
-from ..providers.contract import GenerationRequest, ProviderError
+from ..providers.contract import GenerationRequest, Provider, ProviderError
 from ..providers.payload import MEGAPIXEL
 from .choices import check_choice
 
@@ -56,7 +56,7 @@ def describe(asked: tuple[float, float]) -> str:
     return "\n".join(lines)
 
 
-def delivered(provider, request: GenerationRequest) -> str:
+def delivered(provider: Provider, request: GenerationRequest) -> str:
     try:
         size = provider.plan(request).size
     except ProviderError as problem:

@@ -175,6 +175,7 @@ class Client:
                 raise BadAnswer(f"The provider's picture is damaged: {error}.", paid=True) from None
         backoff = Backoff(self._patience)
         while True:
+            fault: Unavailable
             limit, asked = self._patience.fault, 0.0
             try:
                 return self._download_once(url, folder, stem)
@@ -281,7 +282,8 @@ class Client:
         content = prepared.body
         if content is None:
             return prepared, None
-        body = prepared.body = _Body(content.encode() if isinstance(content, str) else content)
+        body = _Body(content.encode() if isinstance(content, str) else content)
+        prepared.body = body  # type: ignore[assignment]  # a file, which requests sends as it is
         return prepared, body
 
     def _route(self, url: str, authorize: bool) -> tuple[str, bool]:

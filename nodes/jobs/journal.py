@@ -434,7 +434,7 @@ class Journal:
         except sqlite3.DatabaseError:
             return False
         try:
-            return db.execute("PRAGMA quick_check").fetchone() == ("ok",)
+            return bool(db.execute("PRAGMA quick_check").fetchone() == ("ok",))
         except sqlite3.DatabaseError:
             return False
         finally:
@@ -475,7 +475,7 @@ def _record(values: dict[str, Any], records: Records) -> JobRecord:
     kept = records.read(str(values["id"]))
     if kept:
         return kept
-    empty = {"request": {}, "job": None, "delivery": None, "pictures": []}
+    empty: dict[str, Any] = {"request": {}, "job": None, "delivery": None, "pictures": []}
     return JobRecord(**{**values, **empty, "state": UNKNOWN, "note": "its entry in the journal cannot be read"})
 
 

@@ -41,7 +41,7 @@ def merge_results(
 
 
 def is_final(error: BaseException) -> bool:
-    """Where nothing was paid a failed job is worth another run; refused content is refused again."""
+    """True where repeating cannot help: content refused, or failed and perhaps paid."""
     return isinstance(error, ContentRefused) or (isinstance(error, GenerationFailed) and error.paid is not False)
 
 

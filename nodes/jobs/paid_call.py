@@ -283,7 +283,8 @@ class PaidCall:
             try:
                 call = calls.send(answer)
             except StopIteration as end:
-                return end.value
+                result: T = end.value
+                return result
             answer = self._answer_to(call)
 
     def _answer_to(self, call: Call) -> Answer:

@@ -113,7 +113,7 @@ def _measured(path: Path, extension: str) -> tuple[int, int]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                size = image.size
+                size: tuple[int, int] = image.size
                 if size[0] * size[1] <= MAX_PIXELS and extension == "png":
                     image.verify()  # checksums, without decoding
     except Image.DecompressionBombError:

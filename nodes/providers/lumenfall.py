@@ -128,7 +128,7 @@ def plan(request: GenerationRequest) -> Plan:
 def _model(request: GenerationRequest) -> str:
     """Auto-routed, or one of the routes to this very model: a shared workflow may not choose a dearer one."""
     model = request.extra.get("model", MODEL)
-    if model not in (MODEL, *FORCED_MODELS):
+    if not isinstance(model, str) or model not in (MODEL, *FORCED_MODELS):
         raise RequestRefused(
             f"extra model {model!r:.80} is not FLUX.1 Krea. Choose {', '.join((MODEL, *FORCED_MODELS))}."
         )

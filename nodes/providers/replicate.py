@@ -196,7 +196,7 @@ class _Reader:
     def __call__(self, answer: Answer) -> Progress | Delivery | None:
         body = as_dict(answer.json()) if answer.ok else {}
         status = body.get("status")
-        logs = body.get("logs") if isinstance(body.get("logs"), str) else ""
+        logs = text if isinstance(text := body.get("logs"), str) else ""
         if status in ("failed", "canceled", "aborted"):
             raise _ending(status, first_text(body.get("error")))
         if status == "succeeded" or (isinstance(status, str) and body.get("completed_at")):
