@@ -14,8 +14,8 @@ class FluxKreaAPI(io.ComfyNode):
             node_id="FluxKreaAPI",
             display_name="API Krea",
             category="FLUX Krea",
-            description="FLUX.1 Krea [dev] at fal, Replicate, Lumenfall, core.today or 1min.ai, with your own key. "
-            "It costs money there. The prompt and the image are sent to the provider.",
+            description="FLUX.1 Krea [dev] at a provider, with your own key. It costs money there. The prompt and the image "
+            "are sent to the provider.",
             inputs=inputs.generation_inputs(),
             outputs=delivery.output_sockets(),
             not_idempotent=True,  # two random seeds are two pictures, though the nodes look the same

@@ -49,13 +49,18 @@ def generation_inputs() -> list[io.Input]:
             tooltip="auto takes the cheapest provider with a key that can do what is asked, and goes on to the next one "
             "only where the first certainly did not accept the job.",
         ),
-        io.String.Input("prompt", multiline=True, default="", tooltip="What to draw. Lumenfall takes 1000 characters."),
+        io.String.Input(
+            "prompt",
+            multiline=True,
+            default="",
+            tooltip="What to draw. Some providers take a limited number of characters.",
+        ),
         io.Image.Input("image", optional=True, tooltip="For image to image, or the reference for Redux. One image."),
         io.Combo.Input(
             "image_use",
             options=list(IMAGE_USES),
             default="image to image",
-            tooltip="What the image is for. Redux is at fal only, and takes no prompt there.",
+            tooltip="What the image is for. Not every provider has Redux, which takes no prompt.",
         ),
         io.Float.Input(
             "strength",
@@ -93,7 +98,8 @@ def generation_inputs() -> list[io.Input]:
             "acceleration",
             options=list(ACCELERATIONS),
             default="none",
-            tooltip="fal's words; other providers know fast and not fast. Fast pictures cannot be repeated from the seed.",
+            tooltip="Some providers know only fast and not fast: there regular and high are both fast. Fast pictures cannot be "
+            "repeated from the seed.",
         ),
         io.Boolean.Input(
             "safety_checker",
@@ -104,7 +110,7 @@ def generation_inputs() -> list[io.Input]:
             "output_format",
             options=list(OUTPUT_FORMATS),
             default="png",
-            tooltip="As the provider sends it; avif and gif are Lumenfall's.",
+            tooltip="As the provider sends it; not every provider knows every format.",
         ),
         io.Int.Input(
             "quality", default=95, **span("quality"), tooltip="Of jpeg and webp, where the provider has a choice."

@@ -260,7 +260,7 @@ def test_a_journal_damaged_during_the_run_keeps_what_is_under_way(journal, tmp_p
     for index in range(50):
         claimed(journal, str(index))
     record = claimed(journal, "mine")
-    journal._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    journal._file._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     path = tmp_path / "journal.sqlite3"
     content = path.read_bytes()
     path.write_bytes(content[:100] + b"\xff" * (len(content) - 100))
@@ -278,7 +278,7 @@ def test_a_damaged_journal_that_cannot_be_moved_is_an_error_and_no_journal_in_me
     def cannot(*_):
         raise PermissionError("read-only file system")
 
-    monkeypatch.setattr(journal_module.os, "replace", cannot)
+    monkeypatch.setattr("flux_krea.nodes.jobs.journal_file.os.replace", cannot)
     with pytest.raises(PermissionError):
         journal_in(tmp_path).claim([planned()], ENOUGH)
 
