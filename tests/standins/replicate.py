@@ -102,7 +102,7 @@ class Replicate(Provider):
 
     def forget(self):
         super().forget()
-        self.files: dict[str, Part] = {}
+        self.files: dict[str, tuple[Part, dict]] = {}
 
     def authorized(self, request: Request) -> bool:
         return request.headers.get("Authorization") == f"Bearer {self.key}"
@@ -278,18 +278,17 @@ class Replicate(Provider):
             or parts.keys() - {"content", "metadata", "type", "filename"}
         ):
             self.refuse(400, "Missing content")
-        if "metadata" in parts:
-            json.loads(parts["metadata"].data)
+        metadata = json.loads(parts["metadata"].data) if "metadata" in parts else {}
         file_id = uuid.uuid4().hex[:26]
         self.uploads[f"{API}/files/{file_id}"] = parts["content"].data
-        self.files[file_id] = parts["content"]
+        self.files[file_id] = (parts["content"], metadata)
         return Reply.of(self._file(file_id), 201)
 
     def _file(self, file_id: str) -> dict:
         url = f"{API}/files/{file_id}"
         if url not in self.uploads:
             self.refuse(404)
-        part = self.files[file_id]
+        part, metadata = self.files[file_id]
         expiry = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 86400))
         return {
             "id": file_id,
@@ -298,7 +297,7 @@ class Replicate(Provider):
             "size": len(part.data),
             "etag": hashlib.md5(part.data).hexdigest(),
             "checksums": {"sha256": hashlib.sha256(part.data).hexdigest(), "md5": hashlib.md5(part.data).hexdigest()},
-            "metadata": {},
+            "metadata": metadata,
             "created_at": iso(time.time()),
             "expires_at": expiry,
             "urls": {"get": url},
