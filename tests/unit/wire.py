@@ -29,6 +29,8 @@ def _line(request, key: str) -> dict:
         if name.lower() not in OF_THE_CLIENT and not name.lower().startswith(OF_THE_CLIENT_TOO)
     }
     body = None
+    if not request.body:
+        headers.pop("content-type", None)  # of nothing
     if request.content_type == "application/json" and request.body:
         body = json.loads(_without_id(json.dumps(request.json(), sort_keys=True).replace(key, "{key}")))
     elif request.content_type == "multipart/form-data":
