@@ -242,10 +242,10 @@ CASES = {
     "lumenfall_text": ("lumenfall", openai_text),
     "lumenfall_image": ("lumenfall", openai_image),
     "wavespeed_text": ("wavespeed", wavespeed_run(size="512*512", loras=[LORA])),
-    "wavespeed_image": ("wavespeed", wavespeed_run(size="512*512", image=True, strength=0.8)),
+    "wavespeed_image": ("wavespeed", wavespeed_run(size="512*256", image=True, strength=0.8)),
     "runware_text": ("runware", runware_run()),
     "runware_lora": ("runware", runware_run(lora=[ILora("civitai:1@2", 0.8)])),
-    "runware_image": ("runware", runware_run(inputs={"seedImage": data_uri(PNG)}, strength=0.8)),
+    "runware_image": ("runware", runware_run(inputs={"seedImage": data_uri(PNG)}, strength=0.8, width=256, height=128)),
 }
 
 
