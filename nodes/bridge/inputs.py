@@ -13,7 +13,16 @@ from comfy_execution.utils import get_executing_context
 from PIL import features
 
 from ..providers import providers
-from ..providers.contract import AUTO, IMAGE_TO_IMAGE, REDUX, TEXT_TO_IMAGE, GenerationRequest, RequestRefused
+from ..providers.contract import (
+    AUTO,
+    IMAGE_TO_IMAGE,
+    INPAINTING,
+    REDUX,
+    TEXT_TO_IMAGE,
+    GenerationRequest,
+    RequestRefused,
+)
+from ..providers.loras import loras_of
 from ..providers.payload import ACCELERATIONS
 from . import execution, tensors
 from .choices import check_choice
@@ -25,6 +34,7 @@ IMAGE_USES = {"image to image": IMAGE_TO_IMAGE, "redux": REDUX}
 OUTPUT_FORMATS = ("png", "jpeg", "webp", "avif", "gif")
 RANDOM_SEED = -1
 BLANK_IMAGE = torch.zeros([1, 64, 64, 3])  # stands in where only the price is asked
+BLANK_MASK = torch.zeros([1, 64, 64])
 NO_LIMIT = -1.0
 RANGES: dict[str, tuple[float, float]] = {  # of the widgets, and of what is wired into them
     "strength": (0.0, 1.0),
@@ -137,13 +147,27 @@ def generation_inputs() -> list[io.Input]:
             default="",
             tooltip='The provider\'s own fields, as JSON: {"go_fast": false}. They are sent as they are.',
         ),
+        io.Mask.Input(
+            "mask",
+            optional=True,
+            tooltip="For image to image: white is repainted, black is kept. It is scaled to the image. fal has it, and "
+            "Runware may; elsewhere it is an error.",
+        ),
+        io.String.Input(
+            "loras",
+            multiline=True,
+            optional=True,
+            default="",
+            tooltip="Styles, one a line: an https address or owner/name on Hugging Face (fal, WaveSpeed), or an AIR id such "
+            "as civitai:1234@5678 (Runware), then the strength. Only the provider is sent them.",
+        ),
     ]
 
 
 def request_of(
     prompt: str, image_use: str, strength: float, width: int, height: int, steps: int, guidance: float, seed: int,
     images: int, acceleration: str, safety_checker: bool, output_format: str, quality: int, extra: str,
-    image: torch.Tensor | None = None,
+    image: torch.Tensor | None = None, mask: torch.Tensor | None = None, loras: str = "",
 ) -> GenerationRequest:  # fmt: skip
     """The widgets' values as a request; raises RequestRefused, before anything is sent, with the value that is wrong."""
     check_choice("image_use", image_use, IMAGE_USES, RequestRefused)
@@ -157,11 +181,12 @@ def request_of(
         ("width", width), ("height", height), ("steps", steps), ("seed", seed), ("images", images), ("quality", quality)
     ):  # fmt: skip
         check_range(name, value, whole=True)
-    if not isinstance(prompt, str):
-        raise RequestRefused(f"prompt is {prompt!r:.80}, not a text. Nothing was paid.")
+    for name, text in (("prompt", prompt), ("loras", loras)):
+        if not isinstance(text, str):
+            raise RequestRefused(f"{name} is {text!r:.80}, not a text. Nothing was paid.")
     return GenerationRequest(
         prompt=prompt,
-        mode=IMAGE_USES[image_use] if image is not None else TEXT_TO_IMAGE,
+        mode=mode_of(image_use, image is not None, mask is not None),
         image=None if image is None else tensors.to_png(image),
         strength=strength,
         width=width,
@@ -175,7 +200,20 @@ def request_of(
         output_format=output_format,
         quality=quality,
         extra=extra_fields(extra),
+        mask=None if mask is None else tensors.mask_to_png(mask, image),
+        loras=loras_of(loras),
     )
+
+
+def mode_of(image_use: str, has_image: bool, has_mask: bool) -> str:
+    """What is done follows from what is wired. A mask without its use is an error, never silently left out."""
+    if has_mask and not has_image:
+        raise RequestRefused("mask says which part of an image is repainted, and no image is wired. Nothing was paid.")
+    if has_mask and image_use == "redux":
+        raise RequestRefused("Redux takes no mask: choose image to image, or unwire the mask. Nothing was paid.")
+    if has_mask:
+        return INPAINTING
+    return IMAGE_USES[image_use] if has_image else TEXT_TO_IMAGE
 
 
 def span(name: str) -> dict[str, float]:

@@ -80,11 +80,13 @@ def detector_trouble(name: str) -> str | None:
 
 async def estimate(body: Body) -> Body:
     """What a run with these widget values would cost, as the node would send it; or why it would be refused."""
-    name, has_image, values = body.get("provider"), body.get("has_image"), body.get("values")
+    name, values = body.get("provider"), body.get("values")
+    has_image, has_mask = body.get("has_image"), body.get("has_mask")
     if not isinstance(values, dict) or not isinstance(name, str):
         raise web.HTTPBadRequest(text="provider must be a text, and values an object with the node's widgets.")
     try:
-        request = inputs.request_of(**values, image=inputs.BLANK_IMAGE if has_image else None)
+        image, mask = inputs.BLANK_IMAGE if has_image else None, inputs.BLANK_MASK if has_mask else None
+        request = inputs.request_of(**values, image=image, mask=mask)
         return await execution.in_thread(priced, name, request)
     except ProviderError as refusal:
         return {"refused": execution.jobs().keys.redacted(str(refusal))}
@@ -103,6 +105,7 @@ def priced(name: str, request: GenerationRequest) -> Body:
         "note": known.note,
         "size": plan.size,
         "changes": [change.as_dict() for change in plan.changes],
+        "loras": [{"path": lora.path, "strength": lora.strength} for lora in request.loras],
     }
 
 

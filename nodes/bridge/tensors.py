@@ -29,6 +29,18 @@ def to_png(image: torch.Tensor) -> bytes:
     return png_of(picture)
 
 
+def mask_to_png(mask: torch.Tensor, image: torch.Tensor) -> bytes:
+    """[1,H,W] or [H,W] in 0..1 → grey PNG of the image's size; white is 1."""
+    mask = mask if mask.ndim == 3 else mask[None]
+    if mask.ndim != 3 or len(mask) != 1:
+        raise RequestRefused(f"mask is a batch of {len(mask)}; a provider takes one. Nothing was paid.")
+    if not bool(torch.isfinite(mask).all()):
+        raise RequestRefused("mask has values that are not finite numbers. Nothing was sent, nothing was paid.")
+    grey = Image.fromarray((mask[0].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
+    height, width = image.shape[1:3]
+    return png_of(grey.resize((width, height), Image.Resampling.BILINEAR) if grey.size != (width, height) else grey)
+
+
 def png_of(picture: Image.Image) -> bytes:
     encoded = io.BytesIO()
     picture.save(encoded, "PNG", compress_level=1)

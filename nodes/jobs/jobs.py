@@ -156,7 +156,7 @@ class Jobs:
         prices, reasons = {}, []
         for name, provider in self._providers.items():
             try:
-                if self.keys.get(name):
+                if self.keys.get(name) and request.mode not in provider.unlisted_modes:
                     usd = self.estimate(name, request).usd
                     prices[name] = float("inf") if usd is None else usd
             except ProviderError as error:

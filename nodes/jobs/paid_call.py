@@ -27,6 +27,7 @@ from ..providers.contract import (
     GenerationFailed,
     Job,
     Picture,
+    Plan,
     Progress,
     ProviderError,
     RequestRefused,
@@ -164,7 +165,7 @@ class PaidCall:
         if self.planned.plan is None:
             raise Unsupported("The request cannot be planned again from the journal alone. Submit it again.")
         try:
-            end = self._play(self._provider.submit(self.planned.plan))
+            end = self._play(self._provider.submit(self._plan(self.planned.plan)))
             if isinstance(end, Delivery):
                 self._file(end)
             else:
@@ -176,6 +177,10 @@ class PaidCall:
                 return self._find_lost(fault)
             self._give_up(FAILED if fault.paid is False else SPENT, fault)
             raise fault from None
+
+    def _plan(self, plan: Plan) -> Plan:
+        """With this record's id, for a provider that takes an id of ours."""
+        return replace(plan, order_id=self._record.id)
 
     def _follow(self) -> None:
         """Accepted → delivered. Free, and can be repeated."""
@@ -251,6 +256,8 @@ class PaidCall:
                 for job in listed or ():
                     if self._adopt(job):
                         return
+            if self._repeated():
+                return
         elif self._provider.find_lost:
             looked = f"It cannot be told apart in the list of jobs at {self.label}"
         raise sentences.still_lost(fault, self._record, looked)
@@ -260,12 +267,34 @@ class PaidCall:
         assert self._provider.find_lost and self.planned.plan
         age = max(0.0, time.time() - (self._record.sent or self._record.created))
         try:
-            return self._play(self._provider.find_lost(self.planned.plan, age))
+            return self._play(self._provider.find_lost(self._plan(self.planned.plan), age))
         except Cancelled:
             raise
         except Exception as error:
             logger.warning("API Krea: %s's list of jobs: %s", self.label, self._services.keys.redacted(str(error)))
             return None
+
+    def _repeated(self) -> bool:
+        """Unknown → accepted, where the provider knows the paid call by our id: sent again it costs nothing, and its
+        answer is the lost one. False where too much time has gone by, and where this answer is of no use either."""
+        sent = self._record.sent
+        if sent is None or not 0.0 <= time.time() - sent < self._provider.repeatable_for or not self.planned.plan:
+            return False
+        self.callers.show(Progress("asking again with the same id, which costs nothing"))
+        try:
+            end = self._play(self._provider.submit(self._plan(self.planned.plan)))
+        except Cancelled:
+            self._save(state=UNKNOWN)
+            raise
+        except Exception as error:
+            logger.warning("API Krea: %s, asked again: %s", self.label, self._services.keys.redacted(str(error)))
+            self._save(state=UNKNOWN)
+            return False
+        if isinstance(end, Delivery):
+            self._file(end)
+        else:
+            self._save(state=ACCEPTED, job=dict(end))
+        return True
 
     def _adopt(self, job: Job) -> bool:
         record = replace(self._record, state=ACCEPTED, job=dict(job))
@@ -309,12 +338,13 @@ class PaidCall:
     def _pay(self, call: Call) -> Answer:
         """The one paid call. It is on disk as sent before the first byte leaves; it is sent again only where the provider
         certainly did not accept it."""
-        if self._record.state != RESERVED:
+        before = self._record.state
+        if before != RESERVED and not (before == UNKNOWN and self._provider.repeatable_for):
             raise BadAnswer(f"{self.label} would have to be paid a second time for one job; it was not sent.")
         client, patience = self._connection(), self._services.patience
         backoff, rate = Backoff(patience), 0.0 if self.planned.has_alternative else patience.rate
         while True:
-            self._save(state=SENDING, sent=time.time())
+            self._save(state=SENDING, sent=self._record.sent or time.time())
             fault, answer = None, None
             try:
                 answer = client.pay(call)
@@ -324,7 +354,7 @@ class PaidCall:
                 fault = client.unavailable(call, failure)
             if answer and not client.was_declined(answer):
                 return answer
-            self._save(state=RESERVED, sent=None)
+            self._save(state=before, sent=self._record.sent if before == UNKNOWN else None)
             pause = backoff.next(
                 rate if answer and answer.status == 429 else patience.fault, client.asked_pause(answer)
             )

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from ..providers.contract import TEXT_TO_IMAGE, Estimate, GenerationRequest, Plan, Provider, ProviderError
+from ..providers.contract import TEXT_TO_IMAGE, Estimate, GenerationRequest, Lora, Plan, Provider, ProviderError
 from .job_record import JobRecord
 
 
@@ -70,7 +70,9 @@ def _planned(
 def planned_again(provider_id: str, provider: Provider, record: JobRecord) -> PlannedCall:
     """From the journal alone. The plan is there only where it is, to the letter, the one that was sent."""
     known = {field.name for field in fields(GenerationRequest)}
-    request = GenerationRequest(**{name: value for name, value in record.request.items() if name in known})
+    values = {name: value for name, value in record.request.items() if name in known}
+    values["loras"] = tuple(Lora(*pair) for pair in values.get("loras", ()))
+    request = GenerationRequest(**values)
     plan = None
     if request.mode == TEXT_TO_IMAGE:
         try:
@@ -106,19 +108,25 @@ def total(estimates: Iterable[Estimate]) -> Estimate:
 
 
 def described(request: GenerationRequest) -> dict[str, Any]:
-    """All but the image."""
-    return {**asdict(replace(request, image=None, extra={})), "extra": dict(request.extra)}
+    """All but image and mask. Without LoRAs it is what version 0.1.0 wrote: what that has paid for is found by it."""
+    values = {**asdict(replace(request, image=None, mask=None, extra={})), "extra": dict(request.extra)}
+    del values["mask"]
+    values["loras"] = [(lora.path, lora.strength) for lora in request.loras]
+    if not request.loras:
+        del values["loras"]
+    return values
 
 
 def payload_hash(provider_id: str, plan: Plan) -> str:
-    return _hash(plan.image, provider_id, plan.endpoint, plan.payload)
+    return _hash(plan.image, plan.mask, provider_id, plan.endpoint, plan.payload)
 
 
 def seedless_key_of(provider_id: str, request: GenerationRequest) -> str:
     """What is asked but for the seed, which is written behind it."""
-    return _hash(request.image, provider_id, described(replace(request, seed=0))) + "/"
+    return _hash(request.image, request.mask, provider_id, described(replace(request, seed=0))) + "/"
 
 
-def _hash(image: bytes | None, *values: Any) -> str:
-    seen = hashlib.sha256(image).hexdigest() if image is not None else None
-    return hashlib.sha256(json.dumps([*values, seen], sort_keys=True, default=dict).encode()).hexdigest()[:40]
+def _hash(image: bytes | None, mask: bytes | None, *values: Any) -> str:
+    seen = [hashlib.sha256(image).hexdigest() if image is not None else None]
+    seen += [hashlib.sha256(mask).hexdigest()] if mask is not None else []
+    return hashlib.sha256(json.dumps([*values, *seen], sort_keys=True, default=dict).encode()).hexdigest()[:40]

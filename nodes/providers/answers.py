@@ -25,7 +25,7 @@ from .contract import (
 
 _TEXT_LIMIT = 300  # error bodies may echo a whole base64 image
 # "error" comes late: beside a "message" it is often no more than "Bad Request".
-_SPEAKING_KEYS = ("detail", "message", "msg", "error", "error_message", "reason", "title")
+_SPEAKING_KEYS = ("detail", "message", "msg", "error", "errors", "error_message", "reason", "title")
 _PICTURE_KEYS = ("url", "images", "image", "output", "result", "data")
 _CONTENT = re.compile(r"nsfw|content[ _-]?(policy|moderation)|moderat", re.IGNORECASE)
 _BALANCE = re.compile(r"balance|insufficient|\bcredits?\b|top[ _-]?up|\block(ed)?\b", re.IGNORECASE)

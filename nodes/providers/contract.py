@@ -17,14 +17,25 @@ from typing import Any
 
 TEXT_TO_IMAGE = "text_to_image"
 IMAGE_TO_IMAGE = "image_to_image"
+INPAINTING = "inpainting"
 REDUX = "redux"
+WITH_LORA = "_with_lora"  # behind a mode: its table where a LoRA makes it another one
 
 AUTO = "auto"  # the provider value that leaves the choice to us
 
 
 @dataclass(frozen=True)
+class Lora:
+    """A style. `path` is an https address, a Hugging Face id (owner/name) or an AIR id (source:model@version)."""
+
+    path: str
+    strength: float = 1.0
+
+
+@dataclass(frozen=True)
 class GenerationRequest:
-    """One generation in ComfyUI's words. Sizes in pixels; `image` is an encoded RGB PNG."""
+    """One generation in ComfyUI's words. Sizes in pixels; `image` is an encoded RGB PNG, `mask` a grey one of the same
+    size, whose white is repainted."""
 
     prompt: str
     mode: str = TEXT_TO_IMAGE
@@ -41,6 +52,8 @@ class GenerationRequest:
     output_format: str = "png"
     quality: int = 95
     extra: Mapping[str, Any] = field(default_factory=dict)
+    mask: bytes | None = None
+    loras: tuple[Lora, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,7 +72,9 @@ class Change:
 
 @dataclass(frozen=True)
 class Plan:
-    """A request in the provider's own words. `payload` is exact, but for the image, which travels beside it."""
+    """A request in the provider's own words. `payload` is exact, but for image and mask, which travel beside it.
+
+    `order_id` is a UUID that the journal keeps before the paid call leaves, for a provider that takes an id of ours."""
 
     endpoint: str
     payload: Mapping[str, Any]
@@ -67,6 +82,8 @@ class Plan:
     size: tuple[int, int] | None = None  # what will be delivered (width, height), None when only the provider knows
     changes: tuple[Change, ...] = ()
     unpriced: tuple[str, ...] = ()  # fields from `extra` that no table knows: with one the price is unknown
+    mask: bytes | None = None
+    order_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -222,6 +239,8 @@ class Provider:
     follow: Callable[[Job, GenerationRequest], Following] | None = None  # None: `submit` ends in the delivery
     find_lost: Callable[[Plan, float], Search] | None = None  # (plan, its age in seconds) → jobs with this very payload
     max_images: int = 1  # in one paid call
+    repeatable_for: float = 0.0  # seconds in which a second paid call with the same `order_id` costs nothing
+    unlisted_modes: tuple[str, ...] = ()  # that its own page does not list: `auto` does not choose it for them
     presets: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # sizes that are its own
     picture_hosts: tuple[str, ...] = ()  # hosts beside `hosts` that pictures come from, for the README
     declined: Callable[[Answer], bool] = lambda answer: False  # beside 429: certainly not accepted, worth another try

@@ -1,4 +1,8 @@
-"""fal: a queue with logs, a cancel that works, per-megapixel prices, and the only Redux."""
+"""fal: a queue with logs, a cancel that works, per-megapixel prices, and the only Redux.
+
+Two apps: `flux/krea`, and `flux-krea-lora` for whatever has a LoRA or a mask. They differ in ranges, defaults and price,
+and in where their jobs are found: a job keeps its app.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +30,10 @@ from .answers import (
 )
 from .contract import (
     IMAGE_TO_IMAGE,
+    INPAINTING,
     REDUX,
     TEXT_TO_IMAGE,
+    WITH_LORA,
     Answer,
     Call,
     ContentRefused,
@@ -47,17 +53,23 @@ from .contract import (
     Submission,
     Unavailable,
 )
+from .loras import is_address_or_hugging_face_id, taken_by
 from .payload import ACCELERATIONS, MEGAPIXEL, PayloadBuilder, Size, png_size, seed32, snap
 from .polling import NewLines, poll
 
 SITE = Site("fal", "https://fal.ai/dashboard/keys", "https://fal.ai/dashboard/billing")
 HOSTS = ("queue.fal.run", "api.fal.ai")
 QUEUE = "https://queue.fal.run"
-APP = "fal-ai/flux"  # what follows it in an endpoint is a path, and is not part of the addresses of its jobs
+APP, LORA_APP = "fal-ai/flux", "fal-ai/flux-krea-lora"  # as they stand in the addresses of their jobs
 ENDPOINTS = {
     TEXT_TO_IMAGE: "fal-ai/flux/krea",
     IMAGE_TO_IMAGE: "fal-ai/flux/krea/image-to-image",
     REDUX: "fal-ai/flux/krea/redux",
+}
+LORA_ENDPOINTS = {
+    TEXT_TO_IMAGE: LORA_APP,
+    IMAGE_TO_IMAGE: f"{LORA_APP}/image-to-image",
+    INPAINTING: f"{LORA_APP}/inpainting",
 }
 PRESETS: dict[str, Size] = {
     "square_hd": (1024, 1024),
@@ -67,7 +79,8 @@ PRESETS: dict[str, Size] = {
     "landscape_4_3": (1024, 768),
     "landscape_16_9": (1024, 576),
 }
-USD_PER_MEGAPIXEL = 0.025
+USD_PER_MEGAPIXEL = {APP: 0.025, LORA_APP: 0.035}
+LORA_STRENGTHS = (0.0, 4.0)
 MAX_IMAGES = 4
 MAX_SIDE = 14142  # fal's own limit on a custom side
 MAX_AREA = 4 * MEGAPIXEL
@@ -90,12 +103,14 @@ _SIZE = Parameter("converted", "image_size", "multiples of 16, at most 4 megapix
 _PROMPT = Parameter("passthrough", "prompt")
 _IMAGE = Parameter("renamed", "image_url", "sent as a data URI")
 _FOLLOWS_IMAGE = Parameter("unsupported", note="the size follows the input image")
+_LORAS = Parameter("renamed", "loras", "https addresses and Hugging Face ids, by flux-krea-lora at $0.035 a megapixel")
 
 PARAMETERS = {
-    TEXT_TO_IMAGE: {"prompt": _PROMPT, "width": _SIZE, "height": _SIZE, **_COMMON},
+    TEXT_TO_IMAGE: {"prompt": _PROMPT, "width": _SIZE, "height": _SIZE, "loras": _LORAS, **_COMMON},
     IMAGE_TO_IMAGE: {
         "prompt": _PROMPT,
         "image": _IMAGE,
+        "loras": _LORAS,
         "strength": Parameter("passthrough", "strength", minimum=0.01, maximum=1, default=0.95),
         "width": _FOLLOWS_IMAGE,
         "height": _FOLLOWS_IMAGE,
@@ -110,13 +125,38 @@ PARAMETERS = {
         **_COMMON,
     },
 }
+_OF_LORA_APP = {
+    "prompt": _PROMPT,
+    "loras": _LORAS,
+    **_COMMON,
+    "guidance": Parameter("renamed", "guidance_scale", minimum=0, maximum=35, default=3.5),
+    "acceleration": Parameter(
+        "converted", "acceleration", "high becomes regular", default="none", choices=ACCELERATIONS
+    ),
+}
+_WITH_IMAGE = {
+    "image": _IMAGE,
+    "strength": Parameter("passthrough", "strength", minimum=0.01, maximum=1, default=0.85),
+    "width": _FOLLOWS_IMAGE,
+    "height": _FOLLOWS_IMAGE,
+}
+LORA_PARAMETERS = {
+    TEXT_TO_IMAGE: {**_OF_LORA_APP, "width": _SIZE, "height": _SIZE},
+    IMAGE_TO_IMAGE: {**_OF_LORA_APP, **_WITH_IMAGE},
+    INPAINTING: {
+        **_OF_LORA_APP,
+        **_WITH_IMAGE,
+        "mask": Parameter("renamed", "mask_url", "white is repainted; sent as a data URI"),
+    },
+}
 
 
 def plan(request: GenerationRequest) -> Plan:
-    payload = PayloadBuilder(SITE.label, PARAMETERS, request, MAX_IMAGES)
+    with_lora = _app_of(request) == LORA_APP
+    payload = PayloadBuilder(SITE.label, LORA_PARAMETERS if with_lora else PARAMETERS, request, MAX_IMAGES)
     if request.mode != REDUX:
         payload.pass_on("prompt")
-    if request.mode == IMAGE_TO_IMAGE:
+    if request.mode in (IMAGE_TO_IMAGE, INPAINTING):
         payload.pass_on("strength")
         size = None  # fal does not say how it rounds an input's sides
     else:
@@ -125,23 +165,39 @@ def plan(request: GenerationRequest) -> Plan:
         payload.set_size(size, {"image_size": image_size}, "fal gets multiples of 16, at most 4 megapixels")
     payload.pass_on("steps", "guidance", "images", "safety_checker")
     payload.set("seed", seed32(request.seed), "fal gets the lower 32 bits of a seed")
-    payload.set("acceleration", payload.choice("acceleration"))
+    _put_speed(payload, with_lora)
     kind = payload.choice("output_format")
     payload.set("output_format", "png" if kind == "webp" else kind, "fal writes png and jpeg")
+    if with_lora:
+        kinds = "https addresses and Hugging Face ids of LoRAs"
+        loras = taken_by(SITE.label, request, is_address_or_hugging_face_id, kinds, LORA_STRENGTHS)
+        payload.set("loras", [{"path": lora.path, "scale": lora.strength} for lora in loras])
     payload.merge_extra()
-    return payload.plan(ENDPOINTS[request.mode], payload.fields, size)
+    return payload.plan((LORA_ENDPOINTS if with_lora else ENDPOINTS)[request.mode], payload.fields, size)
+
+
+def _app_of(request: GenerationRequest) -> str:
+    """The cheaper app, unless a LoRA or a mask needs the other; Redux has neither."""
+    return LORA_APP if request.mode in LORA_ENDPOINTS and (request.loras or request.mode == INPAINTING) else APP
+
+
+def _put_speed(payload: PayloadBuilder, with_lora: bool) -> None:
+    asked = payload.choice("acceleration")
+    most = "regular" if with_lora and asked == "high" else asked
+    payload.set("acceleration", most, "fal's app for LoRAs and masks knows no faster one")
 
 
 def estimate(request: GenerationRequest) -> Estimate:
-    price = f"${USD_PER_MEGAPIXEL} a megapixel, rounded up"
-    if request.mode != IMAGE_TO_IMAGE:
+    usd_per_megapixel = USD_PER_MEGAPIXEL[_app_of(request)]
+    price = f"${usd_per_megapixel} a megapixel, rounded up"
+    if request.mode not in (IMAGE_TO_IMAGE, INPAINTING):
         width, height = _delivered_size(request)
     elif request.image:
         width, height = png_size(request.image)
     else:
         return Estimate(None, f"{price}, by the size of the input image")
     usd, dear = (
-        request.images * USD_PER_MEGAPIXEL * math.ceil(width * height / unit) for unit in (MEGAPIXEL, 1_000_000)
+        request.images * usd_per_megapixel * math.ceil(width * height / unit) for unit in (MEGAPIXEL, 1_000_000)
     )
     # fal does not say whether its megapixel is 1024² or 10⁶ pixels; its own example prices fit 1024².
     doubt = f"; ${dear:g} if fal counts a megapixel as 1,000,000" if dear > usd else ""
@@ -158,7 +214,7 @@ def follow(job: Job, request: GenerationRequest) -> Following:
 
 
 def submit(plan: Plan) -> Submission:
-    answer = yield Call("POST", f"{QUEUE}/{plan.endpoint}", json=_with_image(plan), paid=True)
+    answer = yield Call("POST", f"{QUEUE}/{plan.endpoint}", json=_with_images(plan), paid=True)
     if not answer.ok:
         raise _submit_refusal(answer)
     body = as_dict(answer.json())
@@ -166,11 +222,16 @@ def submit(plan: Plan) -> Submission:
     if request_id is None:
         raise lost(SITE)
     urls = {name: own_url(body.get(name), HOSTS) for name in ("status_url", "response_url", "cancel_url")}
-    return {"request_id": request_id} | {name: url for name, url in urls.items() if url}
+    return _job(plan, request_id) | {name: url for name, url in urls.items() if url}
 
 
-def _with_image(plan: Plan) -> dict[str, Any]:
-    return {**plan.payload, **({"image_url": _data_uri(plan.image)} if plan.image else {})}
+def _job(plan: Plan, request_id: str) -> dict[str, Any]:
+    return {"request_id": request_id} | ({"app": LORA_APP} if plan.endpoint.startswith(LORA_APP) else {})
+
+
+def _with_images(plan: Plan) -> dict[str, Any]:
+    images = {"image_url": plan.image, "mask_url": plan.mask}
+    return {**plan.payload, **{name: _data_uri(image) for name, image in images.items() if image}}
 
 
 def _submit_refusal(answer: Answer) -> ProviderError:
@@ -193,12 +254,16 @@ def _addresses(job: Mapping[str, Any]) -> tuple[str, str, str]:
     request_id = safe_id(job.get("request_id"))
     if request_id is None:
         raise bad_job(SITE)
-    base = f"{QUEUE}/{APP}/requests/{request_id}"
+    base = f"{QUEUE}/{_app_of_job(job)}/requests/{request_id}"
     return (
         own_url(job.get("status_url"), HOSTS) or f"{base}/status",
         own_url(job.get("response_url"), HOSTS) or base,
         own_url(job.get("cancel_url"), HOSTS) or f"{base}/cancel",
     )
+
+
+def _app_of_job(job: Job) -> str:
+    return LORA_APP if job.get("app") == LORA_APP else APP
 
 
 def _with_logs(url: str) -> str:
@@ -230,6 +295,8 @@ def _read_result(answer: Answer, status: Mapping[str, Any], request: GenerationR
     if answer.status == 422:
         if is_about_content(text) or _names_content_policy(answer):
             raise ContentRefused(f"fal refused the content: {text}. Change the prompt or the image.", paid=None)
+        if request.loras and "lora" in text.lower():
+            raise RequestRefused(f"fal cannot use a LoRA: {text}. fal may bill a 422 that used its GPU.", paid=None)
         raise RequestRefused(f"fal refused the values: {text}. fal may bill a 422 that used its GPU.", paid=None)
     if failure:
         raise GenerationFailed(f"fal's job failed: {text}. fal does not bill its own failures; run again.", paid=False)
@@ -256,7 +323,7 @@ def _delivery(answer: Answer, request: GenerationRequest, job: Job) -> Delivery 
         pictures=tuple(url for url, _ in found),
         flags=tuple(_flag(body, index, len(images), request.safety_checker) for _, index in found),
         seed=seed if type(seed) is int and 0 <= seed < 2**64 else seed32(request.seed),
-        cost_usd=None if units is None else units * USD_PER_MEGAPIXEL,
+        cost_usd=None if units is None else units * USD_PER_MEGAPIXEL[_app_of_job(job)],
         request_id=job["request_id"],
         withheld=max(0, request.images - len(found)),
     )
@@ -279,7 +346,7 @@ def find_lost(plan: Plan, age: float) -> Search:
         "https://api.fal.ai/v1/models/requests/by-endpoint"
         f"?endpoint_id={quote(plan.endpoint, safe='')}&limit=100&expand=payloads"
     )
-    wanted, found, cursor, since = _with_image(plan), [], "", ""
+    wanted, found, cursor, since = _with_images(plan), [], "", ""
     for _ in range(HISTORY_PAGES):
         answer = yield Call("GET", url + since + cursor, max_answer=64 * 2**20, progress=Progress("Looking at fal"))
         if age > ONE_DAY and not since and (now := moment(answer.headers.get("date"))):
@@ -291,7 +358,7 @@ def find_lost(plan: Plan, age: float) -> Search:
         for item in map(as_dict, items if isinstance(items, list) else ()):
             sent, request_id = as_dict(item.get("json_input")), safe_id(item.get("request_id"))
             if request_id and all(key in sent and sent[key] == value for key, value in wanted.items()):
-                found.append({"request_id": request_id})
+                found.append(_job(plan, request_id))
         following = body.get("next_cursor")
         if not isinstance(following, str) or not following:
             break
@@ -312,6 +379,8 @@ def _data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
+_ON_THE_PAGE = {mode + WITH_LORA: LORA_PARAMETERS[mode] for mode in (TEXT_TO_IMAGE, IMAGE_TO_IMAGE)}
+
 PROVIDER = Provider(
     label=SITE.label,
     key_variable="FAL_KEY",
@@ -323,7 +392,7 @@ PROVIDER = Provider(
     follow=follow,
     find_lost=find_lost,
     estimate=estimate,
-    parameters=PARAMETERS,
+    parameters=PARAMETERS | {INPAINTING: LORA_PARAMETERS[INPAINTING]} | _ON_THE_PAGE,
     max_images=MAX_IMAGES,
     presets=PRESETS,
     picture_hosts=("fal.media", "v3.fal.media", "storage.googleapis.com"),

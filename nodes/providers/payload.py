@@ -9,6 +9,7 @@ from typing import Any
 
 from .contract import (
     IMAGE_TO_IMAGE,
+    INPAINTING,
     REDUX,
     TEXT_TO_IMAGE,
     Change,
@@ -47,7 +48,16 @@ KREA_SIZES: dict[str, Size] = {
     "9:21": (640, 1536),
 }
 
-_MODE_NAMES = {TEXT_TO_IMAGE: "text to image", IMAGE_TO_IMAGE: "image to image", REDUX: "Redux"}
+_MODE_NAMES = {
+    TEXT_TO_IMAGE: "text to image",
+    IMAGE_TO_IMAGE: "image to image",
+    INPAINTING: "inpainting",
+    REDUX: "Redux",
+}
+_ELSEWHERE = {
+    REDUX: "Choose fal, the only provider with Redux.",
+    INPAINTING: "Choose fal or Runware, or unwire the mask.",
+}
 
 
 def nearest_ratio(width: int, height: int, sizes: Mapping[str, Size]) -> str:
@@ -74,15 +84,21 @@ def megapixel_presets(sizes: Mapping[str, Size]) -> dict[str, Size]:
     return whole | {f"{ratio} 0.25 MP": (w // 2, h // 2) for ratio, (w, h) in sizes.items()}
 
 
-def snap(width: int, height: int, longest: int, area: float = math.inf) -> Size:
-    """The nearest size whose sides are multiples of 16, scaled down in shape where it is over the limits."""
+def snap(width: int, height: int, longest: int, area: float = math.inf, step: int = 16, shortest: int = 16) -> Size:
+    """The nearest size whose sides are multiples of `step`, scaled down in shape where it is over the limits."""
     width, height = max(width, 1), max(height, 1)
     scale = min(1.0, longest / max(width, height), math.sqrt(area / (width * height)))
     half = 0.5 if scale == 1.0 else 0.0  # a size that was scaled to a limit is rounded down, to stay under it
-    w, h = (max(16, 16 * math.floor(side * scale / 16 + half)) for side in (width, height))
+    w, h = (max(shortest, step * math.floor(side * scale / step + half)) for side in (width, height))
     while w * h > area or max(w, h) > longest:  # rounding up may have gone over by one step
-        w, h = (w - 16, h) if w >= h else (w, h - 16)
+        w, h = (w - step, h) if w >= h else (w, h - step)
     return w, h
+
+
+def at_least(width: int, height: int, shortest: int) -> Size:
+    """The size, scaled up in shape where a side is shorter."""
+    scale = max(1.0, shortest / max(1, min(width, height)))
+    return round(width * scale), round(height * scale)
 
 
 def png_size(image: bytes) -> Size:
@@ -113,7 +129,7 @@ class PayloadBuilder:
     def __init__(self, label: str, tables: Tables, request: GenerationRequest, max_images: int = 1):
         if request.mode not in tables:
             mode = _MODE_NAMES.get(request.mode, repr(request.mode))
-            hint = "Choose fal, the only provider with Redux." if request.mode == REDUX else "Choose another provider."
+            hint = _ELSEWHERE.get(request.mode, "Choose another provider.")
             raise Unsupported(f"{label} has no {mode} for FLUX.1 Krea [dev]. {hint}")
         self.label = label
         self.request = request
@@ -134,6 +150,14 @@ class PayloadBuilder:
             raise RequestRefused(f"{_MODE_NAMES[request.mode]} needs an input image, and none is wired.")
         if "image" not in self.table and request.image is not None:
             raise RequestRefused("Text to image takes no input image. Choose image to image, or unwire the image.")
+        if ("mask" in self.table) != (request.mask is not None):
+            raise RequestRefused("A mask says which part of an image is repainted: wire both, for image to image.")
+        if request.mask and png_size(request.mask) != png_size(request.image or b""):
+            raise RequestRefused("The mask has another size than the image. Give both the same size.")
+        if request.loras and "loras" not in self.table:
+            raise Unsupported(
+                f"{self.label} takes no LoRA for {_MODE_NAMES[request.mode]}. fal, Runware and WaveSpeed do."
+            )
         if not 1 <= request.images <= max_images:
             raise RequestRefused(f"{self.label} makes 1 to {max_images} pictures in a call, not {request.images}.")
         if min(request.width, request.height) < 1:
@@ -161,16 +185,22 @@ class PayloadBuilder:
             raise RequestRefused(f"{self.label} has no {name} {value!r}. It takes {', '.join(choices)}.")
         return value
 
-    def set_size(self, delivered: Size, fields: Mapping[str, Any], reason: str) -> Size:
+    def set_size(self, delivered: Size, fields: Mapping[str, Any], reason: str, asked: Size | None = None) -> Size:
+        """`asked` is what the size is held against: the widgets' width and height, unless it follows an image."""
         self.fields.update(fields)
-        if delivered != (self.request.width, self.request.height):
-            self.record_change(
-                "size", f"{self.request.width}×{self.request.height}", "{}×{}".format(*delivered), reason
-            )
+        asked = asked or (self.request.width, self.request.height)
+        if delivered != asked:
+            self.record_change("size", "{}×{}".format(*asked), "{}×{}".format(*delivered), reason)
         return delivered
 
     def record_change(self, name: str, asked: Any, delivered: Any, reason: str) -> None:
         self.changes.append(Change(name, asked, delivered, reason))
+
+    def refuse_extra(self, *names: str) -> None:
+        """Fields that no workflow may set at this provider."""
+        for name in names:
+            if name in self.request.extra:
+                raise RequestRefused(f"extra may not set {name} at {self.label}. Take it out.")
 
     def merge_extra(self, known: Collection[str] = ()) -> None:
         """Merge the provider's less common fields. What the node has an input for is said there and nowhere else.
@@ -193,7 +223,15 @@ class PayloadBuilder:
 
     def plan(self, endpoint: str, payload: Mapping[str, Any], size: Size | None) -> Plan:
         self._report_unsupported()
-        return Plan(endpoint, payload, self.request.image, size, tuple(self.changes), tuple(self._unpriced))
+        return Plan(
+            endpoint,
+            payload,
+            self.request.image,
+            size,
+            tuple(self.changes),
+            tuple(self._unpriced),
+            self.request.mask,
+        )
 
     def _report_unsupported(self) -> None:
         """An unsupported input's `default` is what the provider does anyway; any other wish is reported."""

@@ -48,14 +48,15 @@ class NewLines:
 
 
 def poll(
-    call: Call, read: Callable[[Answer], Progress | T | None], site: Site, paid: bool = True
+    call: Call, read: Callable[[Answer], Progress | T | None], site: Site, paid: bool = True, least: float = 0.0
 ) -> Generator[Call, Answer, T]:
     """Send a free call until `read` makes something final of the answer, and return that.
 
     `read` returns a Progress while the job is under way, None for an answer that is of no use (sent again, ever more
-    slowly, a limited number of times), anything else when it is done; it raises what is final.
+    slowly, a limited number of times), anything else when it is done; it raises what is final. `least` seconds are
+    between two polls, also before the first.
     """
-    pause, waited, useless = seconds_to_next_poll(0.0) if call.cancel else 0.0, 0.0, 0
+    pause, waited, useless = max(least, seconds_to_next_poll(0.0) if call.cancel else 0.0), 0.0, 0
     while waited < LONGEST_WAIT:
         answer = yield replace(call, delay=pause)
         waited += pause
@@ -63,7 +64,7 @@ def poll(
         if isinstance(seen, Progress):
             useless = 0
             call = replace(call, progress=seen)
-            pause = seconds_to_next_poll(waited)
+            pause = max(least, seconds_to_next_poll(waited))
         elif seen is not None:
             return seen
         else:

@@ -1,4 +1,4 @@
-"""Stand-in providers: five real HTTP servers on loopback that hold to each provider's contract.
+"""Stand-in providers: real HTTP servers on loopback that hold to each provider's contract.
 
 They count what they would bill and misbehave on request. They are an independent reading of the contracts and import
 nothing of the pack.

@@ -1,51 +1,22 @@
-"""fal: a queue for FLUX.1 Krea [dev], its image-to-image and Redux; storage; platform API.
+"""fal: a queue for FLUX.1 Krea [dev] with its image-to-image and Redux, and for the app that takes LoRAs and masks.
 
 Read from the model pages and fal's queue, error and platform documentation. Where those are silent the stand-in takes
-the stricter reading: unknown fields and JSON of the wrong type are refused, image-to-image follows its input's size.
+the stricter reading, or plays both by a setting.
 """
 
 import math
+import re
 import time
 
 from . import pictures
-from .checks import Field, Problem, problems
-from .fal_services import PRICE_PER_MEGAPIXEL, SERVICE_ROUTES, FalServices
-from .messages import Reply, Request
+from .checks import Problem
+from .fal_apps import APPS, megapixels, pixels, wrong_fields
+from .fal_services import SERVICE_ROUTES, FalServices
+from .messages import Refusal, Reply, Request
 from .provider import Job, Route, iso, moment_of
 
-MEGAPIXEL = 1024 * 1024
 QUEUE = "https://queue.fal.run"
-PRESETS = {
-    "square_hd": (1024, 1024),
-    "square": (512, 512),
-    "portrait_4_3": (768, 1024),
-    "portrait_16_9": (576, 1024),
-    "landscape_4_3": (1024, 768),
-    "landscape_16_9": (1024, 576),
-}
-SIDE = Field("integer", low=1, high=14142, required=True)
-COMMON = {
-    "num_inference_steps": Field("integer", 1, 50),
-    "seed": Field("integer"),
-    "guidance_scale": Field("number", 1, 20),
-    "sync_mode": Field("boolean"),
-    "num_images": Field("integer", 1, 4),
-    "enable_safety_checker": Field("boolean"),
-    "output_format": Field(choices=("jpeg", "png")),
-    "acceleration": Field(choices=("none", "regular", "high")),
-}
-PROMPT, IMAGE, SIZE = Field(required=True), Field(required=True), Field("any")
-INPUTS = {
-    "": {"prompt": PROMPT, "image_size": SIZE, **COMMON},
-    "/image-to-image": {
-        "prompt": PROMPT,
-        "image_url": IMAGE,
-        "strength": Field("number", 0.01, 1),
-        **COMMON,
-        "num_inference_steps": Field("integer", 10, 50),
-    },
-    "/redux": {"image_url": IMAGE, "image_size": SIZE, **COMMON},
-}
+HUGGING_FACE_ID = re.compile(r"[\w.-]+/[\w.-]+")
 RULES = {  # our words for a broken rule -> pydantic's type and the name of its limit in ctx
     "missing": ("missing", None),
     "unknown": ("extra_forbidden", None),
@@ -53,6 +24,7 @@ RULES = {  # our words for a broken rule -> pydantic's type and the name of its 
     "low": ("greater_than_equal", "ge"),
     "high": ("less_than_equal", "le"),
     "image": ("image_load_error", None),
+    "lora": ("file_download_error", None),
     "content": ("content_policy_violation", None),
 }
 
@@ -61,10 +33,11 @@ class Fal(FalServices):
     name = "fal"
     key = "test-key-fal:0123"
     key_variable = "FAL_KEY"
-    app = r"/fal-ai/(flux|flux-1)/requests/([\w-]+)"
+    app = r"/(fal-ai/flux|fal-ai/flux-1|fal-ai/flux-krea-lora)/requests/([\w-]+)"
     routes = (
         *SERVICE_ROUTES,
-        Route("POST", r"/fal-ai/(flux|flux-1)/krea(/image-to-image|/redux|)", "submit", "submit"),
+        Route("POST", r"/(fal-ai/flux/krea|fal-ai/flux-1/krea)(/image-to-image|/redux|)", "submit", "submit"),
+        Route("POST", r"/(fal-ai/flux-krea-lora)(/image-to-image|/inpainting|)", "submit", "submit"),
         Route("GET", app + "/status", "poll", "status"),
         Route("GET", app, "result", "result"),
         Route("PUT", app + "/cancel", "cancel", "cancel"),
@@ -74,6 +47,12 @@ class Fal(FalServices):
         "balance": 10.0,
         # The documentation sorts the list by end time; whether it shows a request before its end it does not say.
         "lists_unfinished": False,
+        "lists_after": 0.0,  # seconds after its end
+        "safety_authorised": False,  # whether flux-krea-lora lets this account switch its checker off
+        "whole_megapixels": True,  # rounded up, or billed as they are
+        "mask_of_another_size": "refused",  # or "resized"
+        "dead_loras": (),  # paths that nobody can download
+        "concurrency": None,  # jobs at once; one more is a 429
     }
     canned = {
         401: "Cannot access application: invalid or missing authentication credentials",
@@ -109,38 +88,57 @@ class Fal(FalServices):
             return _invalid([Problem("", "dict_type", "Input should be a valid dictionary", given=given)])
         if self.settings["balance"] <= 0:
             self.refuse(403)
-        found = problems(INPUTS[mode], given) + _size_problems(given.get("image_size", "landscape_4_3"))
-        image = None
-        if not found and "image_url" in given:
-            try:
-                image = self.input_image(given["image_url"])
-            except ValueError as error:
-                found.append(
-                    Problem("image_url", "image", f"Could not load image from url: {error}", given=given["image_url"])
-                )
+        busy = sum(job.stage() in ("queued", "running") for job in self.all_jobs())
+        if self.settings["concurrency"] is not None and busy >= self.settings["concurrency"]:
+            raise Refusal(self._too_many(busy))
+        found = wrong_fields(APPS[app].modes[mode], given)
+        images = {} if found else self._images(given, found)
         if found:
             return _invalid(found)
-        return self._accepted(request, f"fal-ai/{app}/krea{mode}", given, image)
+        return self._accepted(request, app, mode, given, images)
 
-    def _accepted(self, request: Request, endpoint: str, given: dict, image) -> Reply:
+    @staticmethod
+    def _too_many(busy: int) -> Reply:
+        body = {"detail": f"Too many requests: {busy} in progress", "error_type": "concurrent_requests_limit"}
+        return Reply.of(body, 429, X_Fal_needs_retry="1")
+
+    def _images(self, given: dict, found: list[Problem]) -> dict:
+        """The pictures behind the addresses of a request; adds to `found` what cannot be loaded."""
+        images = {}
+        for name in ("image_url", "mask_url"):
+            if name in given:
+                try:
+                    images[name] = self.input_image(given[name])
+                except ValueError as error:
+                    found.append(Problem(name, "image", f"Could not load image from url: {error}", given=given[name]))
+        same = len({image.size for image in images.values()}) < 2
+        if not same and self.settings["mask_of_another_size"] == "refused":
+            found.append(Problem("mask_url", "value_error", "The mask has another size than the image"))
+        return images
+
+    def _accepted(self, request: Request, app: str, mode: str, given: dict, images: dict) -> Reply:
         try:
             patience = float(request.headers.get("X-Fal-Request-Timeout", "inf"))
         except ValueError:
             self.refuse(422, "X-Fal-Request-Timeout must be a number of seconds")
-        to_image = endpoint.endswith("/image-to-image")
-        size = pictures.to_multiple_of_16(image.size) if to_image else _pixels(given.get("image_size", "landscape_4_3"))
-        count = given.get("num_images", 1)
+        image, mask = images.get("image_url"), images.get("mask_url")
+        filled = {**APPS[app].modes[mode].defaults, **given}
+        size = pixels(filled["image_size"]) if "image_size" in filled else pictures.to_multiple_of_16(image.size)
+        may_disable = APPS[app].disables_safety or self.settings["safety_authorised"]
+        count = filled["num_images"]
         job = self.accept(
-            endpoint,
+            app + mode,
             given,
             count=count,
-            safe=given.get("enable_safety_checker", True),
-            usd=count * _megapixels(size) * PRICE_PER_MEGAPIXEL,
+            safe=filled["enable_safety_checker"] or not may_disable,
+            usd=count * self._megapixels(size) * APPS[app].usd_per_megapixel,
             seed=given.get("seed"),
             size=size,
-            form=given.get("output_format", "jpeg"),
+            form=filled["output_format"],
             quality=95,
             image=image and pictures.summary(image),
+            canvas=pictures.Canvas(image, mask) if mask else None,
+            extra={"filled": filled, "app": APPS[app].jobs},
         )
         if patience < job.queue_seconds:
             job.deadline = job.accepted + patience
@@ -150,10 +148,15 @@ class Fal(FalServices):
             x_fal_request_id=job.id,
         )
 
+    def _megapixels(self, size: tuple[int, int]) -> float:
+        return megapixels(size, self.settings["whole_megapixels"])
+
+    def _job_state(self, job: Job) -> dict:
+        return {**super()._job_state(job), "filled": job.extra["filled"]}
+
     @staticmethod
     def _urls(job: Job) -> dict:
-        owner_and_app = "/".join(job.endpoint.split("/")[:2])
-        base = f"{QUEUE}/{owner_and_app}/requests/{job.id}"
+        base = f"{QUEUE}/{job.extra['app']}/requests/{job.id}"
         return {
             "request_id": job.id,
             "response_url": base,
@@ -170,7 +173,7 @@ class Fal(FalServices):
 
     def _job(self, app: str, job_id: str) -> Job:
         job = self.job(job_id)
-        if not job.endpoint.startswith(f"fal-ai/{app}/"):
+        if job.extra["app"] != app:
             self.refuse(404)
         return job
 
@@ -213,7 +216,19 @@ class Fal(FalServices):
                 job.fate.options.get("message", "The model crashed"),
                 self.types.get(status, "content_policy_violation"),
             )
+        if self._dead_loras(job):
+            return 422, f"Could not download the LoRA {self._dead_loras(job)[0]}", "file_download_error"
         return None
+
+    def _dead_loras(self, job: Job) -> list[str]:
+        """Those that are no https address and no Hugging Face id, and those that a test says are gone."""
+        paths = [item["path"] for item in job.input.get("loras", [])]
+        return [
+            path
+            for path in paths
+            if path in self.settings["dead_loras"]
+            or not (path.startswith("https://") or HUGGING_FACE_ID.fullmatch(path))
+        ]
 
     def result(self, request: Request, app: str, job_id: str) -> Reply:
         job = self._job(app, job_id)
@@ -225,14 +240,15 @@ class Fal(FalServices):
         """What the model answered, replayed."""
         failure = self._failure(job)
         if failure and failure[0] == 422:
-            return _invalid([Problem("prompt", "content", failure[1], given=job.prompt)])
+            rule, name = ("lora", "loras") if failure[2] == "file_download_error" else ("content", "prompt")
+            return _invalid([Problem(name, rule, failure[1], given=job.input.get(name))])
         if failure:
             reply = self.error(failure[0], failure[1])
             if failure[0] == 504:
                 reply.headers["X-Fal-Request-Timeout-Type"] = "user"
             return reply
-        units = _megapixels(job.size) * len(job.blocked)
-        return Reply.of(self._output(job), 200, x_fal_request_id=job.id, x_fal_billable_units=str(units))
+        units = self._megapixels(job.size) * len(job.blocked)
+        return Reply.of(self._output(job), 200, x_fal_request_id=job.id, x_fal_billable_units=f"{units:g}")
 
     def _output(self, job: Job) -> dict:
         return {
@@ -274,7 +290,8 @@ class Fal(FalServices):
         endpoints = query["endpoint_id"].split(",")
         matching = [job for job in self.all_jobs() if job.endpoint in endpoints and start <= job.accepted < end]
         if not self.settings["lists_unfinished"]:
-            matching = [job for job in matching if job.stage() in ("done", "stopped")]
+            until = time.time() - self.settings["lists_after"]
+            matching = [job for job in matching if min(job.ended, job.stopped) <= until]
         if "request_id" in query:
             matching = [job for job in matching if job.id == query["request_id"]]
         matching.sort(key=lambda job: min(job.ended, job.stopped), reverse=True)
@@ -320,29 +337,3 @@ def _detail(problem: Problem) -> dict:
         "input": problem.given,
     }
     return {**detail, "ctx": {limit_name: problem.limit}} if limit_name else detail
-
-
-def _size_problems(size: object) -> list[Problem]:
-    if isinstance(size, str):
-        return (
-            []
-            if size in PRESETS
-            else [Problem("image_size", "enum", f"Input should be one of {', '.join(PRESETS)}", list(PRESETS), size)]
-        )
-    if not isinstance(size, dict):
-        return [Problem("image_size", "type", "Input should be a preset or a width and a height", "dict", size)]
-    found = [
-        Problem(f"image_size.{each.name}", each.rule, each.message, each.limit, each.given)
-        for each in problems({"width": SIDE, "height": SIDE}, size)
-    ]
-    if not found and size["width"] * size["height"] > 4 * MEGAPIXEL:
-        found.append(Problem("image_size", "value_error", "Image size is limited to 4 megapixels", given=size))
-    return found
-
-
-def _pixels(size: str | dict) -> tuple[int, int]:
-    return PRESETS[size] if isinstance(size, str) else (size["width"], size["height"])
-
-
-def _megapixels(size: tuple[int, int]) -> int:
-    return math.ceil(size[0] * size[1] / MEGAPIXEL)

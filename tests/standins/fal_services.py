@@ -3,10 +3,10 @@
 import time
 import uuid
 
+from .fal_apps import price_of
 from .messages import Reply, Request
 from .provider import Provider, Route
 
-PRICE_PER_MEGAPIXEL = 0.025
 SERVICE_ROUTES = (
     Route("POST", "/storage/auth/token", "upload", "upload_token"),
     Route("POST", "/files/upload", "upload", "upload", open=True),
@@ -62,17 +62,21 @@ class FalServices(Provider):
 
     def pricing(self, request: Request) -> Reply:
         ids = request.query.get("endpoint_id", "").split(",")
-        row = {"unit_price": PRICE_PER_MEGAPIXEL, "unit": "megapixels", "currency": "USD"}
-        return Reply.of(
-            {"prices": [{"endpoint_id": endpoint, **row} for endpoint in ids], "next_cursor": None, "has_more": False}
-        )
+        if None in map(price_of, ids):
+            self.refuse(404, "No such endpoint")
+        rows = [
+            {"endpoint_id": each, "unit_price": price_of(each), "unit": "megapixels", "currency": "USD"} for each in ids
+        ]
+        return Reply.of({"prices": rows, "next_cursor": None, "has_more": False})
 
     def estimate(self, request: Request) -> Reply:
         given = request.json()
         if not isinstance(given, dict) or given.get("estimate_type") != "unit_price":
             self.refuse(400, "estimate_type must be unit_price")
-        units = sum(each["unit_quantity"] for each in given["endpoints"].values())
-        return Reply.of({"estimate_type": "unit_price", "total_cost": units * PRICE_PER_MEGAPIXEL, "currency": "USD"})
+        if None in map(price_of, given["endpoints"]):
+            self.refuse(404, "No such endpoint")
+        total = sum(price_of(name) * each["unit_quantity"] for name, each in given["endpoints"].items())
+        return Reply.of({"estimate_type": "unit_price", "total_cost": total, "currency": "USD"})
 
     def billing(self, request: Request) -> Reply:
         body = {"username": "test"}

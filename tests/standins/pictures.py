@@ -7,6 +7,7 @@ import io
 import struct
 import zlib
 from functools import lru_cache
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -21,6 +22,13 @@ MIME = {
 }
 
 
+class Canvas(NamedTuple):
+    """An input picture, and the mask whose white is repainted and whose black is kept."""
+
+    picture: Image.Image
+    mask: Image.Image
+
+
 def expected_pixel(prompt: str, seed: int, index: int = 0) -> tuple[int, int, int]:
     """The one colour of picture `index`: which request it answers can be read off it. Never black."""
     digest = hashlib.sha256(f"{prompt}\n{seed}\n{index}".encode()).digest()
@@ -30,8 +38,19 @@ def expected_pixel(prompt: str, seed: int, index: int = 0) -> tuple[int, int, in
 @lru_cache(maxsize=64)
 def encode(size: tuple[int, int], colour: tuple[int, int, int], form: str, quality: int = 95) -> bytes:
     """A picture of `size` (width, height) in one colour."""
+    return _encoded(Image.new("RGB", size, colour), form, quality)
+
+
+def encode_repainted(
+    canvas: Canvas, size: tuple[int, int], colour: tuple[int, int, int], form: str, quality: int = 95
+) -> bytes:
+    """The input picture, brought to `size`, with `colour` where its mask is white."""
+    kept, mask = canvas.picture.convert("RGB").resize(size), canvas.mask.convert("L").resize(size)
+    return _encoded(Image.composite(Image.new("RGB", size, colour), kept, mask), form, quality)
+
+
+def _encoded(picture: Image.Image, form: str, quality: int) -> bytes:
     out = io.BytesIO()
-    picture = Image.new("RGB", size, colour)
     pillow_name = {"jpg": "jpeg"}.get(form, form)
     options = {"png": {"compress_level": 1}, "gif": {}}.get(pillow_name, {"quality": quality})
     if pillow_name == "webp":

@@ -43,6 +43,7 @@ class Job:
     run_seconds: float
     fate: faults.Fault | None = None
     image: dict | None = None
+    canvas: pictures.Canvas | None = None  # what a mask keeps
     extra: dict = field(default_factory=dict)
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     accepted: float = field(default_factory=time.time)
@@ -87,13 +88,14 @@ class Job:
 
 
 class Provider:
-    """The base of the five. One instance belongs to one Standin."""
+    """What all of them have. One instance belongs to one Standin."""
 
     name: str
     key: str
     key_variable: str
     routes: tuple[Route, ...]
     unbilled_fates: tuple[str, ...] = ("failed",)
+    blackens = True  # what its safety checker strikes is delivered black
     bad_body_status = 400
     canned: dict[int, str] = {}  # what it says with a bare status
     defaults: dict = {}
@@ -133,7 +135,7 @@ class Provider:
     def answer(self, request: Request, entry: dict) -> Reply:
         """The reply, or what a fault makes of it."""
         route = self._route(request)
-        phase = entry["phase"] = route.phase if route else None
+        phase = entry["phase"] = self.phase_of(request, route) if route else None
         fault = route and self.standin.take_fault(phase, self._text_of(request))
         reply = faults.spoil(fault, request, self) if fault else self.serve(request)
         if phase in self.settings["delays"]:
@@ -154,6 +156,10 @@ class Provider:
         except BadBody as error:
             return self.error(self.bad_body_status, str(error))
 
+    def phase_of(self, request: Request, route: Route) -> str:
+        """The part of the exchange that a request belongs to; a provider with one address reads it off the body."""
+        return route.phase
+
     def _route(self, request: Request, any_method: bool = False) -> Route | None:
         for route in (*self.routes, Route("GET", r"/files/([\w-]+)/out-(\d+)\.\w+", "picture", "picture", open=True)):
             if (any_method or route.method == request.method) and re.fullmatch(route.pattern, request.path):
@@ -161,9 +167,10 @@ class Provider:
         return None
 
     def _text_of(self, request: Request) -> str:
-        """Where a fault's `prompt` is looked for: in the body, or in the prompt of the job the address names."""
-        prompts = [job.prompt for job in self.all_jobs() if job.id in request.target]
-        return "\n".join([request.body.decode("latin-1"), *prompts])
+        """Where a fault's `prompt` is looked for: in the body, or in the prompt of the job that the request names."""
+        body = request.body.decode("latin-1")
+        prompts = [job.prompt for job in self.all_jobs() if job.id in request.target or job.id in body]
+        return "\n".join([body, *prompts])
 
     def refuse(self, status: int, message: str | None = None):
         raise Refusal(self.error(status, message))
@@ -260,8 +267,11 @@ class Provider:
         return f"{self.settings['picture_base'] or self.standin.base_url}/files/{job.id}/out-{index}.{job.form}"
 
     def picture_bytes(self, job: Job, index: int) -> bytes:
-        black = job.blocked[index]
-        colour = pictures.BLACK if black else pictures.expected_pixel(job.prompt, job.seed, index)
+        if self.blackens and job.blocked[index]:
+            return pictures.encode(job.size, pictures.BLACK, job.form, job.quality)
+        colour = pictures.expected_pixel(job.prompt, job.seed, index)
+        if job.canvas:
+            return pictures.encode_repainted(job.canvas, job.size, colour, job.form, job.quality)
         return pictures.encode(job.size, colour, job.form, job.quality)
 
     def picture(self, request: Request, job_id: str, index: str) -> Reply:

@@ -4,6 +4,7 @@ Read from Replicate's HTTP documentation and its public model source. The model'
 image-to-image rule are also those of the two providers that resell it.
 """
 
+import hashlib
 import json
 import random
 import re
@@ -12,7 +13,7 @@ import uuid
 
 from . import pictures
 from .checks import Field, Problem, problems
-from .messages import Reply, Request
+from .messages import Part, Reply, Request
 from .provider import Job, Provider, Route, iso, moment_of
 
 MODEL = "black-forest-labs/flux-krea-dev"
@@ -76,6 +77,7 @@ class Replicate(Provider):
         Route("GET", r"/v1/predictions/([\w-]+)", "poll", "get"),
         Route("POST", r"/v1/predictions/([\w-]+)/cancel", "cancel", "cancel"),
         Route("POST", "/v1/files", "upload", "upload"),
+        Route("GET", "/v1/files", "list", "files_list"),
         Route("GET", r"/v1/files/([\w-]+)", "upload", "file"),
         Route("DELETE", r"/v1/files/([\w-]+)", "upload", "delete_file"),
         Route("GET", "/v1/account", "account", "account"),
@@ -97,6 +99,10 @@ class Replicate(Provider):
         500: "An internal error occurred",
     }
     titles = {401: "Unauthenticated", 402: "Insufficient credit", 404: "Not found", 422: "Input validation failed"}
+
+    def forget(self):
+        super().forget()
+        self.files: dict[str, tuple[Part, dict]] = {}
 
     def authorized(self, request: Request) -> bool:
         return request.headers.get("Authorization") == f"Bearer {self.key}"
@@ -272,20 +278,26 @@ class Replicate(Provider):
             or parts.keys() - {"content", "metadata", "type", "filename"}
         ):
             self.refuse(400, "Missing content")
-        if "metadata" in parts:
-            json.loads(parts["metadata"].data)
+        metadata = json.loads(parts["metadata"].data) if "metadata" in parts else {}
         file_id = uuid.uuid4().hex[:26]
         self.uploads[f"{API}/files/{file_id}"] = parts["content"].data
+        self.files[file_id] = (parts["content"], metadata)
         return Reply.of(self._file(file_id), 201)
 
     def _file(self, file_id: str) -> dict:
         url = f"{API}/files/{file_id}"
         if url not in self.uploads:
             self.refuse(404)
+        part, metadata = self.files[file_id]
         expiry = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 86400))
         return {
             "id": file_id,
-            "size": len(self.uploads[url]),
+            "name": part.filename,
+            "content_type": part.content_type,
+            "size": len(part.data),
+            "etag": hashlib.md5(part.data).hexdigest(),
+            "checksums": {"sha256": hashlib.sha256(part.data).hexdigest(), "md5": hashlib.md5(part.data).hexdigest()},
+            "metadata": metadata,
             "created_at": iso(time.time()),
             "expires_at": expiry,
             "urls": {"get": url},
@@ -298,6 +310,10 @@ class Replicate(Provider):
         self._file(file_id)
         del self.uploads[f"{API}/files/{file_id}"]
         return Reply(204)
+
+    def files_list(self, request: Request) -> Reply:
+        kept = [self._file(file_id) for file_id in self.files if f"{API}/files/{file_id}" in self.uploads]
+        return Reply.of({"next": None, "previous": None, "results": kept})
 
     def account(self, request: Request) -> Reply:
         return Reply.of({"type": "user", "username": "test", "name": "Test", "github_url": ""})

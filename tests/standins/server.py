@@ -1,4 +1,4 @@
-"""What the five stand-ins share: one small HTTP/1.1 server with a request log, faults on demand and a control door."""
+"""What the stand-ins share: one small HTTP/1.1 server with a request log, faults on demand and a control door."""
 
 import json
 import os
@@ -7,11 +7,12 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from PIL import Image
 
-from . import core_today, fal, faults, lumenfall, one_min, replicate
+from . import core_today, fal, faults, lumenfall, one_min, replicate, runware, wavespeed
 from .messages import Hangup, Reply, Request
 
 PROVIDERS = {
@@ -20,6 +21,8 @@ PROVIDERS = {
     "lumenfall": lumenfall.Lumenfall,
     "core_today": core_today.CoreToday,
     "one_min": one_min.OneMin,
+    "runware": runware.Runware,
+    "wavespeed": wavespeed.WaveSpeed,
 }
 CONTROL = "/__control__/"
 RST_ON_CLOSE = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
@@ -35,6 +38,7 @@ class Standin:
         self.faults: list[faults.Fault] = []
         self.requests: list[dict] = []
         self.elsewhere: list[dict] = []
+        self.kept: list[Request] | None = None
         Image.init()  # loads Pillow's formats now, at nobody's cost
         self.provider = PROVIDERS[name](self)
         self.set(**settings)
@@ -91,6 +95,15 @@ class Standin:
             self.elsewhere.clear()
             self.provider.forget()
 
+    @contextmanager
+    def recording(self) -> Iterator[list[Request]]:
+        """The requests that come while it is open, whole: with the key, and so never part of `state`."""
+        self.kept = seen = []
+        try:
+            yield seen
+        finally:
+            self.kept = None
+
     def state(self) -> dict:
         """Everything a test may want to count, ready for JSON. The key never stands in it."""
         with self.lock:
@@ -123,6 +136,8 @@ class Standin:
         entry = self._entry(request)
         with self.lock:
             (self.requests if front else self.elsewhere).append(entry)
+            if self.kept is not None:
+                self.kept.append(request)
         try:
             reply = self.provider.answer(request, entry) if front else self.provider.serve(request)
         except Hangup:

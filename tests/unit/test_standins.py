@@ -13,6 +13,7 @@ from standins.plain_client import (
     EDIT,
     GENERATE,
     KREA,
+    KREA_LORA,
     MODEL,
     PREDICT,
     SUBMIT,
@@ -90,6 +91,49 @@ BAD = [
     ),
     *(("fal", KREA + "/redux", body_of("fal", **bad), 422) for bad in ({"image_url": PICTURE}, {"prompt": None})),
     ("fal", "/fal-ai/flux/unknown", {}, 404),
+    ("fal", KREA_LORA + "/redux", {"image_url": PICTURE}, 404),
+    ("fal", KREA + "/inpainting", body_of("fal", image_url=PICTURE, mask_url=PICTURE), 404),
+    *(
+        ("fal", KREA_LORA, body_of("fal", **bad), 422)
+        for bad in (
+            {"prompt": None},
+            {"num_inference_steps": 51},
+            {"num_inference_steps": 0},
+            {"guidance_scale": 35.5},
+            {"guidance_scale": -0.5},
+            {"num_images": 5},
+            {"acceleration": "high"},
+            {"output_format": "webp"},
+            {"loras": "owner/style"},
+            {"loras": ["owner/style"]},
+            {"loras": [{"scale": 1}]},
+            {"loras": [{"path": "owner/style", "scale": 4.5}]},
+            {"loras": [{"path": "owner/style", "scale": -1}]},
+            {"loras": [{"path": "owner/style", "weight_name": "a.safetensors"}]},
+            {"image_url": PICTURE},
+            {"strength": 0.5},
+            {"image_size": {"width": 0, "height": 64}},
+        )
+    ),
+    *(
+        ("fal", KREA_LORA + "/image-to-image", body_of("fal", **bad), 422)
+        for bad in (
+            {},
+            {"image_url": PICTURE, "strength": 0},
+            {"image_url": PICTURE, "mask_url": PICTURE},
+            {"image_url": PICTURE, "acceleration": "high"},
+        )
+    ),
+    *(
+        ("fal", KREA_LORA + "/inpainting", body_of("fal", **bad), 422)
+        for bad in (
+            {"image_url": PICTURE},
+            {"mask_url": PICTURE},
+            {"image_url": PICTURE, "mask_url": NOT_A_PICTURE},
+            {"image_url": PICTURE, "mask_url": data_uri(png((64, 64)))},
+            {"image_url": PICTURE, "mask_url": PICTURE, "strength": 1.01},
+        )
+    ),
     *(
         ("replicate", PREDICT, body_of("replicate", **bad), 422)
         for bad in (
@@ -177,6 +221,80 @@ BAD = [
             {"image_prompt": "images/no.png"},
         )
     ),
+    *(
+        ("runware", "/v1", body_of("runware", **bad), 400)
+        for bad in (
+            {"taskUUID": None},
+            {"taskUUID": "1"},
+            {"taskUUID": "00000000-0000-1000-8000-000000000000"},
+            {"taskType": "imageCancel"},
+            {"taskType": None},
+            {"model": "runware:101@1"},
+            {"prompt": None},
+            {"prompt": "x"},
+            {"prompt": "x" * 3001},
+            {"height": None},
+            {"width": 64},
+            {"width": 2112},
+            {"width": 520},
+            {"width": 512.0},
+            {"steps": 0},
+            {"steps": 101},
+            {"CFGScale": 50.5},
+            {"seed": -1},
+            {"numberResults": 0},
+            {"numberResults": 21},
+            {"outputFormat": "png"},
+            {"outputFormat": "JPEG"},
+            {"outputQuality": 100},
+            {"outputType": "url"},
+            {"deliveryMethod": "webhook"},
+            {"strength": 0.5},
+            {"inputs": {"seedImage": NOT_A_PICTURE}},
+            {"inputs": {"seedImage": PICTURE, "strength": 0.5}},
+            {"inputs": {"maskImage": PICTURE}},
+            {"inputs": {"seedImage": PICTURE, "maskImage": data_uri(png((64, 64)))}},
+            {"inputs": {"seedImage": PICTURE}, "strength": 1.1},
+            {"lora": [{"model": "https://huggingface.co/a/b.safetensors"}]},
+            {"lora": [{"model": "owner/style"}]},
+            {"lora": [{"model": "civitai:1@2", "weight": 4.5}]},
+            {"lora": {"model": "civitai:1@2"}},
+            {"safety": True},
+            {"safety": {"mode": "full"}},
+            {"checkNSFW": True},
+            {"acceleration": "high"},
+            {"ttl": 30},
+            {"includeCost": 1},
+        )
+    ),
+    ("runware", "/v1", {}, 400),
+    ("runware", "/v1", [], 400),
+    ("runware", "/v1", ["imageInference"], 400),
+    *(
+        ("wavespeed", SUBMIT["wavespeed"], body_of("wavespeed", **bad), 400)
+        for bad in (
+            {"prompt": None},
+            {"size": "1024x1024"},
+            {"size": "255*512"},
+            {"size": "1537*512"},
+            {"size": 1024},
+            {"strength": 1.1},
+            {"guidance_scale": 20.5},
+            {"seed": -2},
+            {"seed": 2147483648},
+            {"loras": [{"path": "owner/style"}]},
+            {"loras": [{"path": "owner/style", "scale": 4.5}]},
+            {"loras": [{"path": "owner/style", "scale": 1}] * 4},
+            {"output_format": "jpg"},
+            {"num_images": 2},
+            {"num_inference_steps": 20},
+            {"mask_image": "https://x.test/mask.png"},
+            {"enable_safety_checker": False},
+            {"image": PICTURE},
+            {"image": "https://x.test/none.png"},
+        )
+    ),
+    ("wavespeed", "/api/v3/wavespeed-ai/flux-krea-dev", body_of("wavespeed"), 404),
     ("one_min", "/api/features", {"type": "CHAT", "model": MODEL, "promptObject": {"prompt": "x"}}, 400),
 ]
 
@@ -199,6 +317,10 @@ def assert_error_shape(name, reply):
         assert set(body["error"]) == {"message", "type", "code"}
     elif name == "core_today":
         assert body["detail"]
+    elif name == "runware":
+        assert all(each["code"] and each["message"] for each in body["errors"])
+    elif name == "wavespeed":
+        assert body["code"] == reply.status_code and body["message"]
     else:
         assert body["statusCode"] == reply.status_code and body["message"]
 
@@ -256,6 +378,12 @@ def test_a_body_that_is_not_a_json_object_is_refused(running, name, content_type
         ("core_today", "POST", "/v1/predictions/x", 405),
         ("one_min", "GET", "/api/features", 405),
         ("one_min", "GET", "/v1/x", 404),
+        ("fal", "GET", "/fal-ai/flux-krea-lora/inpainting/requests/x/status", 404),
+        ("fal", "POST", "/fal-ai/flux-krea-lora/requests/x/cancel", 405),
+        ("runware", "GET", "/v1", 405),
+        ("runware", "POST", "/v1/tasks", 404),
+        ("wavespeed", "GET", "/api/v3/predictions/x/result", 404),
+        ("wavespeed", "POST", "/api/v3/predictions/x", 405),
     ],
 )
 def test_wrong_paths_and_methods_are_refused(running, name, method, path, status):

@@ -430,11 +430,16 @@ def test_an_accepted_job_can_fail_in_each_providers_own_way(running):
     assert answers["replicate"].json()["status"] == "failed" and answers["core_today"].json()["status"] == "failed"
     assert answers["lumenfall"].status_code == 502
     assert answers["one_min"].json()["aiRecord"]["status"] == "FAILED"
+    assert answers["runware"].json()["errors"][0]["code"] == "providerError" and answers["runware"].status_code == 200
+    assert (answers["wavespeed"].status_code, answers["wavespeed"].json()["code"]) == (200, 200)
+    assert answers["wavespeed"].json()["data"]["status"] == "failed" and answers["wavespeed"].json()["data"]["error"]
     assert {name: standin.state()["billed"] for name, standin in running.items()} == {
         "fal": 0,
         "replicate": 0,
         "lumenfall": 0,
         "core_today": 1,
         "one_min": 0,
+        "runware": 1,
+        "wavespeed": 0,
     }
     assert all(finished(standin, submit(standin)).status_code == 200 for standin in running.values())
