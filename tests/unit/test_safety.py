@@ -1,5 +1,6 @@
 """The detector, the verdicts and the redaction. What a detector calls unsafe here is brightness: see tiny_detector."""
 
+import hashlib
 import json
 import math
 import pickle
@@ -290,6 +291,95 @@ def test_a_lone_weights_file_is_refused(tmp_path):
     save_file(tiny_detector.weights(), tmp_path / "model.safetensors")
     with pytest.raises(DetectorRefused, match=r"no config\.json"):
         detector.load(tmp_path, "lone")
+
+
+# Bounds: a few thousand hostile bytes must not cost seconds
+
+
+DEEP = 10**400
+HUGE = [
+    ({"num_hidden_layers": 65_536}, "depth (at most 48) = 65536"),
+    ({"hidden_size": 1 << 40}, "width (at most 2048)"),
+    ({"intermediate_size": 1 << 16}, "mlp (at most 8192)"),
+    ({"image_size": 65_536, "patch_size": 1}, "image (at most 1024) = 65536"),
+    ({"patch_size": 0}, "patch (at most 64) = 0"),
+    ({"num_hidden_layers": -1}, "depth (at most 48) = -1"),
+    ({"image_size": 1024, "patch_size": 8}, "at most 4096 patches"),
+    ({"num_hidden_layers": DEEP}, "depth (at most 48) = 1000"),
+    ({"layer_norm_eps": DEEP}, "OverflowError"),
+    ({"layer_norm_eps": math.nan}, "epsilon"),
+    ({"id2label": {str(index): "nsfw" for index in range(20_000)}}, "20,000 labels"),
+    ({"id2label": {"0": ["normal"], "1": "nsfw"}}, "cannot be read"),
+    ({"padding": "x" * (2 << 20)}, "config.json is larger than 1,048,576 bytes"),
+]
+
+
+@pytest.mark.parametrize(("change", "sentence"), HUGE, ids=[str(next(iter(change))) for change, _ in HUGE])
+def test_a_configuration_beyond_every_known_network_is_refused_before_one_is_built(
+    tmp_path, monkeypatch, change, sentence
+):
+    configuration = tiny_detector.config(**change)
+    if "image_size" in change:
+        image = change["image_size"]
+        preprocessing = tiny_detector.preprocessor(size={"height": image, "width": image})
+    else:
+        preprocessing = None
+    broken = tiny_detector.write(tmp_path / "broken", configuration=configuration, preprocessing=preprocessing)
+    monkeypatch.setattr(vit, "ViT", None)  # building it is an error here
+    with pytest.raises(DetectorRefused) as refused:
+        detector.inspect(broken, "broken")
+    assert sentence in str(refused.value)
+    assert len(str(refused.value)) < 1000
+
+
+@pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json"])
+def test_a_configuration_nested_without_end_is_refused(tmp_path, file):
+    broken = tiny_detector.write(tmp_path / "broken")
+    (broken / file).write_text("[" * 100_000)
+    with pytest.raises(DetectorRefused, match=f"{file} is not JSON"):
+        detector.inspect(broken, "broken")
+
+
+def test_a_header_of_99_megabytes_is_never_parsed(tmp_path, monkeypatch):
+    broken = tiny_detector.write(tmp_path / "broken")
+    (broken / "model.safetensors").write_bytes((99_000_000).to_bytes(8, "little") + b"{" + b" " * 1000)
+    monkeypatch.setattr(detector.safetensors, "safe_open", None)
+    with pytest.raises(DetectorRefused, match="header of model.safetensors says that it has 99,000,000 bytes"):
+        detector.inspect(broken, "broken")
+
+
+def test_a_weights_file_larger_than_its_network_is_never_read(tmp_path, monkeypatch):
+    broken = tiny_detector.write(tmp_path / "broken")
+    with (broken / "model.safetensors").open("r+b") as file:
+        file.truncate(3 << 30)  # sparse
+    monkeypatch.setattr(detector.safetensors, "safe_open", None)
+    with pytest.raises(DetectorRefused, match="3,221,225,472 bytes, too many for the"):
+        detector.inspect(broken, "broken")
+
+
+def test_a_file_swapped_after_it_was_inspected_is_refused_unread(tmp_path, monkeypatch):
+    swapped = tiny_detector.write(tmp_path / "swapped")
+    plan = detector.inspect(swapped, "swapped")
+    monkeypatch.setattr(detector, "inspect", lambda folder, name: plan)
+    with (swapped / "model.safetensors").open("r+b") as file:
+        file.truncate(3 << 30)
+    with pytest.raises(DetectorRefused, match="too many for the"):
+        detector.load(swapped, "swapped")
+
+
+def test_the_detectors_hash_covers_its_configuration_and_preprocessing(tmp_path):
+    def hashes(name, **files):
+        loaded = detector.load(tiny_detector.write(tmp_path / name, **files), name)
+        return loaded.weights_sha256, loaded.sha256
+
+    plain = hashes("plain")
+    other_labels = hashes("labels", configuration=tiny_detector.config(labels=("nsfw", "normal")))
+    other_mean = hashes("mean", preprocessing=tiny_detector.preprocessor(image_mean=[0.4] * 3))
+    assert plain[0] == other_labels[0] == other_mean[0], "the weights are the same"
+    assert len({plain[1], other_labels[1], other_mean[1]}) == 3
+    files = ("config.json", "preprocessor_config.json", "model.safetensors")
+    whole = b"".join((tmp_path / "plain" / file).read_bytes() for file in files)
+    assert plain[1] == hashlib.sha256(whole).hexdigest()
 
 
 def test_the_order_of_labels_on_disk_is_followed(tmp_path, tiny):
