@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
-from .safety import detector, installed_detectors, judging
+from .safety import detector, installed_detectors, judging, pictures
 
 UNSCORED = 1.0  # the score of an image that has none, so that a comparison downstream stops it too
 
@@ -107,7 +107,7 @@ class FluxKreaSafetyCheck(io.ComfyNode):
     @classmethod
     def execute(cls, image, detector, threshold, on_flagged, scan, device, provider_report=None):
         check_choices(on_flagged=on_flagged, scan=scan, device=device)
-        judging.check_images(image)
+        pictures.check_images(image)
         provider = None if provider_report is None else judging.provider_flags(provider_report, len(image))
         checker, where = installed_detectors.ready(detector, device)
         verdicts = judging.judge(image, checker.score(image, scan, device=where), threshold, provider)

@@ -24,6 +24,7 @@ from PIL import Image
 from torch import nn
 
 from . import vit
+from .pictures import pictures, visible
 
 WEIGHTS, CONFIG, PREPROCESSOR = "model.safetensors", "config.json", "preprocessor_config.json"
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
@@ -178,11 +179,21 @@ class Detector:
 
     @torch.inference_mode()
     def score(self, images: torch.Tensor, scan: str = WHOLE, chunk: int = CHUNK, device="cpu") -> list[Scored]:
-        """images [B, H, W, 3 or 4] in 0..1; alpha is ignored, since what it hides is still in the file."""
-        inputs = (self.plan.preprocessing(view) for image in images for view in _views(_as_bytes(image), scan))
-        logits = [self.model(torch.stack(batch).to(device)) for batch in _chunks(inputs, chunk)]
-        probabilities = torch.cat(logits).float().softmax(-1).cpu().unflatten(0, (len(images), -1))
-        return [self._highest(views) for views in probabilities]
+        """One answer for each of images [B, H, W, 3 or 4], of what `pictures.visible` makes of it.
+
+        Raises SafetyError for what is not a batch of images.
+        """
+        counts: list[int] = []
+
+        def inputs() -> Iterator[torch.Tensor]:
+            for image in visible(images):
+                views = [view for picture in pictures(image) for view in _views(_as_bytes(picture), scan)]
+                counts.append(len(views))
+                yield from map(self.plan.preprocessing, views)
+
+        logits = [self.model(torch.stack(batch).to(device)) for batch in _chunks(inputs(), chunk)]
+        probabilities = torch.cat(logits).float().softmax(-1).cpu()
+        return [self._highest(views) for views in probabilities.split(counts)]
 
     def _highest(self, views: torch.Tensor) -> Scored:
         unsafe = views[:, self.plan.unsafe].sum(-1)
@@ -191,8 +202,8 @@ class Detector:
         return Scored(float(unsafe[worst]), labels)
 
 
-def _as_bytes(image: torch.Tensor) -> numpy.ndarray:
-    return (image[..., :3] * 255).round_().clamp_(0, 255).to(torch.uint8).cpu().numpy()
+def _as_bytes(picture: torch.Tensor) -> numpy.ndarray:
+    return (picture * 255).round_().to(torch.uint8).cpu().numpy()
 
 
 def _views(image: numpy.ndarray, scan: str) -> Iterator[numpy.ndarray]:
