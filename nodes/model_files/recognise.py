@@ -89,7 +89,18 @@ def _has(tensors: Iterable[str], marks: tuple[str, ...]) -> bool:
 # --- what is not ours -----------------------------------------------------------------------------------------------
 
 _LORA_MARKS = ("lora_unet_", "lora_te", "lycoris_", "*.lora_A.", "*.lora_B.", "*.lora_up.", "*.lora_down.")
-_LORA_MARKS += ("*.hada_w1", "*.lokr_w", "*.dora_scale", "*_lora.up.", "*_lora.down.")
+_LORA_MARKS += (
+    "*.lora.up.",
+    "*.lora.down.",
+    "*.lora_linear_layer.",
+    "*.oft_blocks",
+    "*.diff_b",
+    "*.hada_w1",
+    "*.lokr_w",
+    "*.dora_scale",
+    "*_lora.up.",
+    "*_lora.down.",
+)
 
 _ADDED_TO_A_MODEL = (
     (_LORA_MARKS, "lora", "a LoRA"),
