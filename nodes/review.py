@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 
 import torch
 from comfy_api.latest import io, ui
 from comfy_execution.graph_utils import ExecutionBlocker
+
+from .bridge.execution import private_folder
+from .safety.pictures import check_images, pictures, visible
+from .safety.review_codes import installation_secret, review_code
 
 
 class FluxKreaReview(io.ComfyNode):
@@ -39,11 +42,15 @@ class FluxKreaReview(io.ComfyNode):
 
     @classmethod
     def execute(cls, image, reviewed):
-        code = review_code(image)
+        check_images(image)
+        if not bool(torch.isfinite(image).all()):
+            raise ValueError("An image has pixels that are not finite numbers: it cannot be shown, so not be reviewed.")
+        image = visible(image)
+        code = review_code(image, installation_secret(private_folder()))
         accepted = code in re.split(r"[\s,;]+", reviewed.lower())
         report = json.dumps({"images": len(image), "review_code": code, "reviewed": accepted})
-        # Without alpha: what is transparent on the page is still in a file that is saved.
-        preview = ui.PreviewImage(image[..., :3], cls=cls).as_dict()
+        seen = torch.stack([picture for one in image for picture in pictures(one)])
+        preview = ui.PreviewImage(seen, cls=cls).as_dict()
         shown = {**preview, "text": (report,), "review_code": (code,), "reviewed": (accepted,)}
         return io.NodeOutput(image if accepted else ExecutionBlocker(please_review(image, code)), report, ui=shown)
 
@@ -51,19 +58,6 @@ class FluxKreaReview(io.ComfyNode):
 def please_review(image: torch.Tensor, code: str) -> str:
     what = "this image" if len(image) == 1 else f"these {len(image)} images"
     return f"Krea Review Gate: look at {what} on the node. To let them pass, write {code} into reviewed and run again."
-
-
-def review_code(image: torch.Tensor) -> str:
-    """Short enough to copy by hand, and bound to shape and exact pixel values of [B, H, W, C]."""
-    if image.ndim != 4 or image.numel() == 0:
-        raise ValueError(f"There is no image to review: the batch is {list(image.shape)}.")
-    if not bool(torch.isfinite(image).all()):
-        raise ValueError("An image has pixels that are not finite numbers: it cannot be shown, so not be reviewed.")
-    pixels = image.detach().cpu().contiguous()
-    digest = hashlib.sha256(f"{list(pixels.shape)} {pixels.dtype}".encode())
-    digest.update(pixels.numpy().data)
-    code = digest.hexdigest()[:12]
-    return "-".join((code[:4], code[4:8], code[8:]))
 
 
 NODES = [FluxKreaReview]

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from .bridge.choices import check_choice
-from .safety import detector, installed_detectors, judging
+from .safety import detector, installed_detectors, judging, pictures
 from .safety.detector import SCANS
 
 UNSCORED = 1.0  # the score of an image that has none, so that a comparison downstream stops it too
@@ -111,7 +111,7 @@ class FluxKreaSafetyCheck(io.ComfyNode):
         check_choice("on_flagged", on_flagged, judging.ACTIONS, judging.SafetyError)
         check_choice("scan", scan, SCANS, judging.SafetyError)
         check_choice("device", device, installed_detectors.DEVICES, judging.SafetyError)
-        judging.check_images(image)
+        pictures.check_images(image)
         provider = None if provider_report is None else judging.provider_flags(provider_report, len(image))
         checker, where = installed_detectors.ready(detector, device)
         verdicts = judging.judge(image, checker.score(image, scan, device=where), threshold, provider)
@@ -121,7 +121,8 @@ class FluxKreaSafetyCheck(io.ComfyNode):
             verdicts,
             on_flagged,
             detector=checker.name,
-            weights_sha256=checker.sha256,
+            detector_sha256=checker.sha256,
+            weights_sha256=checker.weights_sha256,
             threshold=threshold,
             scan=scan,
             device=str(where),

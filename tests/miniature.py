@@ -22,7 +22,7 @@ import numpy
 Shapes = dict[str, tuple[int, ...]]
 Layout = dict[str, tuple[str, tuple[int, ...]]]
 
-BYTES = {"F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "U8": 1}
+BYTES = {"F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "U8": 1, "I8": 1}
 
 # A prime, so that no row of any weight matrix lines up with another row of it.
 TILE_VALUES = 1_048_573
@@ -109,6 +109,92 @@ def _fp8_scaled(shapes: Shapes) -> Layout:
         if len(shape) == 2:
             layout[key.removesuffix("weight") + "scale_weight"] = ("F32", ())
     return layout
+
+
+def quantised_flux_layout(
+    double: int = 19, single: int = 38, conf: dict | None = None
+) -> tuple[Layout, dict[str, bytes]]:
+    """FLUX.1 dev with its blocks in one of ComfyUI's quantised formats, and what its comfy_quant entries say.
+
+    `conf` is that JSON, such as {"format": "nvfp4"}; without a format the weights are int8.
+    """
+    conf = {"format": "float8_e4m3fn"} if conf is None else conf
+    entry = json.dumps(conf).encode()
+    layout: Layout = {}
+    contents = {}
+    for key, (dtype, shape) in flux_layout(double, single).items():
+        if "_blocks." not in key or len(shape) != 2:
+            layout[key] = (dtype, shape)
+            continue
+        layer, (outputs, inputs) = key.removesuffix(".weight"), shape
+        layout |= {
+            f"{layer}.{name}": tensor for name, tensor in _quantised(conf.get("format"), outputs, inputs).items()
+        }
+        layout[f"{layer}.comfy_quant"] = ("U8", (len(entry),))
+        contents[f"{layer}.comfy_quant"] = entry
+    return layout, contents
+
+
+def _quantised(format_: str | None, outputs: int, inputs: int) -> Layout:
+    packed = (outputs, inputs // 2)
+    return {
+        "float8_e4m3fn": {"weight": ("F8_E4M3", (outputs, inputs)), "weight_scale": ("F32", ())},
+        "float8_e5m2": {"weight": ("F8_E5M2", (outputs, inputs)), "weight_scale": ("F32", ())},
+        "mxfp8": {"weight": ("F8_E4M3", (outputs, inputs)), "weight_scale": ("U8", (outputs, inputs // 32))},
+        "nvfp4": {
+            "weight": ("U8", packed),
+            "weight_scale": ("F8_E4M3", (outputs, inputs // 16)),
+            "weight_scale_2": ("F32", ()),
+        },
+        "convrot_w4a4": {"weight": ("I8", packed), "weight_scale": ("F32", (outputs,))},
+        "asym_w4a8_int8": {
+            "weight": ("I8", packed),
+            "weight_s_rel": ("F8_E4M3", (outputs, inputs // 16)),
+            "weight_s_channel": ("F32", (outputs,)),
+        },
+    }.get(format_ or "", {"weight": ("I8", (outputs, inputs)), "weight_scale": ("F32", (outputs, 1))})
+
+
+def diffusers_flux_layout(double: int = 19, single: int = 38, dtype: str = "BF16") -> Layout:
+    """FLUX.1 dev in one file as diffusers names it, which ComfyUI's loader converts."""
+    hidden = 3072
+    shapes: Shapes = {}
+    for name, inputs, outputs in (
+        ("x_embedder", 64, hidden),
+        ("context_embedder", 4096, hidden),
+        ("norm_out.linear", hidden, 2 * hidden),
+        ("proj_out", hidden, 64),
+    ):
+        shapes |= _linear(name, inputs, outputs)
+    for name, inputs in (("timestep", 256), ("guidance", 256), ("text", 768)):
+        shapes |= _linear(f"time_text_embed.{name}_embedder.linear_1", inputs, hidden)
+        shapes |= _linear(f"time_text_embed.{name}_embedder.linear_2", hidden, hidden)
+    for block in (f"transformer_blocks.{index}" for index in range(double)):
+        for name in ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj", "to_out.0", "to_add_out"):
+            shapes |= _linear(f"{block}.attn.{name}", hidden, hidden)
+        shapes |= {f"{block}.attn.norm_{name}.weight": (128,) for name in ("q", "k", "added_q", "added_k")}
+        for side in ("", "_context"):
+            shapes |= _linear(f"{block}.norm1{side}.linear", hidden, 6 * hidden)
+            shapes |= _linear(f"{block}.ff{side}.net.0.proj", hidden, 4 * hidden)
+            shapes |= _linear(f"{block}.ff{side}.net.2", 4 * hidden, hidden)
+    for block in (f"single_transformer_blocks.{index}" for index in range(single)):
+        for name in ("to_q", "to_k", "to_v"):
+            shapes |= _linear(f"{block}.attn.{name}", hidden, hidden)
+        shapes |= {f"{block}.attn.norm_{name}.weight": (128,) for name in ("q", "k")}
+        shapes |= _linear(f"{block}.norm.linear", hidden, 3 * hidden)
+        shapes |= _linear(f"{block}.proj_mlp", hidden, 4 * hidden) | _linear(f"{block}.proj_out", 5 * hidden, hidden)
+    return _in_dtype(shapes, dtype)
+
+
+def openai_clip_layout(layers: int = 12, dtype: str = "F16", *, width: int = 768) -> Layout:
+    """CLIP ViT-L/14's text tower as OpenAI names it, which ComfyUI's loader converts."""
+    shapes: Shapes = {"positional_embedding": (77, width), "token_embedding.weight": (49408, width)}
+    for block in (f"transformer.resblocks.{index}" for index in range(layers)):
+        shapes |= _norm(f"{block}.ln_1", width) | _norm(f"{block}.ln_2", width)
+        shapes |= {f"{block}.attn.in_proj_weight": (3 * width, width), f"{block}.attn.in_proj_bias": (3 * width,)}
+        shapes |= _linear(f"{block}.attn.out_proj", width, width)
+        shapes |= _linear(f"{block}.mlp.c_fc", width, 4 * width) | _linear(f"{block}.mlp.c_proj", 4 * width, width)
+    return _in_dtype(shapes | _norm("ln_final", width) | {"text_projection": (width, width)}, dtype)
 
 
 def t5_layout(
@@ -289,13 +375,25 @@ def header_of(layout: Layout, metadata: dict[str, str] | None = None) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def write_header_only(path: Path | str, layout: Layout, metadata: dict[str, str] | None = None) -> Path:
-    """A sparse file of the full size that occupies almost nothing: the right header, then zeros."""
+def write_header_only(
+    path: Path | str,
+    layout: Layout,
+    metadata: dict[str, str] | None = None,
+    contents: dict[str, bytes] | None = None,
+) -> Path:
+    """A sparse file of the full size that occupies almost nothing: the right header, `contents`, else zeros."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     header = header_of(layout, metadata)
     path.write_bytes(header)
     os.truncate(path, len(header) + sum(map(size_of, layout.values())))
+    at = len(header)
+    with path.open("r+b") as file:
+        for key, tensor in layout.items():
+            if key in (contents or {}):
+                file.seek(at)
+                file.write(contents[key])
+            at += size_of(tensor)
     return path
 
 

@@ -29,19 +29,25 @@ class WeightFileError(Exception):
 
 
 class Tensor(NamedTuple):
+    """`dtype` as safetensors writes it; `start` is where its bytes begin, counted from the end of the header."""
+
     dtype: str
     shape: tuple[int, ...]
+    start: int = 0
 
 
 @dataclass(frozen=True)
 class Header:
+    """`bytes` is the size of the whole file, `data` that of what stands before the weights."""
+
     path: Path
     bytes: int
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
+    data: int
 
 
-def read_header(path: str | os.PathLike) -> Header:
+def read_header(path: str | os.PathLike[str]) -> Header:
     """Reads and checks the header of a safetensors file, whatever its extension; WeightFileError says what is wrong."""
     path = Path(path)
     try:
@@ -63,7 +69,7 @@ def read_header(path: str | os.PathLike) -> Header:
         raise WeightFileError(f"{path.name}: its header is damaged ({error}): {AGAIN}") from error
     expected = 8 + length + end
     if size < expected:
-        share = f"{100 * size / expected:.1f} %"
+        share = f"{min(100 * size / expected, 99.9):.1f} %"  # a few bytes short is not 100 %
         raise WeightFileError(f"{path.name}: cut off: {size:,} of {expected:,} bytes ({share}): {AGAIN}")
     if size > expected:
         raise WeightFileError(
@@ -72,7 +78,22 @@ def read_header(path: str | os.PathLike) -> Header:
         )
     if not tensors:
         raise WeightFileError(f"{path.name}: it holds no weights at all: {AGAIN}")
-    return Header(path, size, tensors, metadata)
+    return Header(path, size, tensors, metadata, 8 + length)
+
+
+def read_tensor(header: Header, key: str) -> bytes:
+    """The bytes of one tensor. WeightFileError where the file changed or cannot be read."""
+    tensor = header.tensors[key]
+    size = BITS[tensor.dtype] * prod(tensor.shape) // 8
+    try:
+        with open(header.path, "rb") as file:
+            file.seek(header.data + tensor.start)
+            content = file.read(size)
+    except OSError as error:
+        raise WeightFileError(f"{header.path.name}: it cannot be read: {error.strerror or error}") from error
+    if len(content) < size:
+        raise WeightFileError(f"{header.path.name}: cut off within {key}: {AGAIN}")
+    return content
 
 
 def _size(path: Path) -> int:
@@ -108,7 +129,7 @@ def _parse(text: bytes) -> tuple[dict[str, Tensor], dict[str, str], int]:
             raise ValueError(f"{key[:80]} has no proper dtype, shape or place")
         if end < start or (dtype in BITS and 8 * (end - start) != BITS[dtype] * prod(shape)):
             raise ValueError(f"{key[:80]} does not have the size that its shape asks for")
-        tensors[key] = Tensor(dtype, tuple(shape))
+        tensors[key] = Tensor(dtype, tuple(shape), start)
         spans.append((start, end))
     at = 0
     for start, end in sorted(spans):

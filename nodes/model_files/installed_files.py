@@ -7,9 +7,12 @@ import os
 from dataclasses import dataclass
 
 import comfy.model_management
+import comfy.quant_ops
+import comfy.utils
+import comfyui_version
 import folder_paths
 
-from . import weights
+from . import quantization, weights
 from .weights import WeightFile, WeightFileError
 
 EXTENSIONS = (".safetensors", ".sft")
@@ -36,7 +39,9 @@ def likely(names: list[str], *words: str) -> str | None:
 def find(folder: str, name: str, kind: str) -> ModelFile:
     """The file that a workflow calls `name`, proved by its header to be of this kind; else WeightFileError."""
     installed, path = locate(folder, name)
-    return ModelFile(installed, weights.require(path, kind))
+    file = weights.require(path, kind)
+    check_quantization(file)
+    return ModelFile(installed, file)
 
 
 def find_encoders(name1: str, name2: str) -> tuple[ModelFile, ModelFile]:
@@ -47,6 +52,8 @@ def find_encoders(name1: str, name2: str) -> tuple[ModelFile, ModelFile]:
         names[path] = installed
     paths = list(names) * 2
     clip_l, t5 = weights.sort_encoders(*paths[:2])
+    check_quantization(clip_l)
+    check_quantization(t5)
     return ModelFile(names[str(clip_l.path)], clip_l), ModelFile(names[str(t5.path)], t5)
 
 
@@ -77,9 +84,33 @@ def base_name(name: str) -> str:
     return name.replace("\\", "/").rsplit("/", 1)[-1]
 
 
+def check_quantization(file: WeightFile) -> None:
+    """WeightFileError for weights that this ComfyUI would load without understanding how they are quantised."""
+    has_kitchen = getattr(comfy.quant_ops, "_CK_AVAILABLE", True)  # before 0.8 nothing but fp8, without any package
+    unknown = quantization.unknown_here(
+        file.quantization,
+        known=frozenset(comfy.quant_ops.QUANT_ALGOS if has_kitchen else ()),
+        reads_entries=hasattr(comfy.utils, "detect_layer_quantization"),
+        version=comfyui_version.__version__,
+    )
+    if unknown:
+        raise WeightFileError(f"{file.name}: {unknown}")
+
+
+def emulated_formats() -> frozenset[str]:
+    """The quantised formats that this machine's NVIDIA GPU cannot multiply in; empty on any other device."""
+    management = comfy.model_management
+    device = management.get_torch_device()
+    if device.type != "cuda" or not management.is_nvidia():
+        return frozenset()
+    checks = {"float8_e4m3fn": "fp8", "float8_e5m2": "fp8", "nvfp4": "nvfp4", "mxfp8": "mxfp8"}
+    supports = {name: getattr(management, f"supports_{check}_compute", None) for name, check in checks.items()}
+    return frozenset(name for name, check in supports.items() if check and not check(device))
+
+
 def check_precision(file: WeightFile, weight_dtype: str) -> None:
     """Refuses a precision that the file or this device cannot have."""
-    if weight_dtype != "default" and file.quantization:
+    if weight_dtype != "default" and file.quantization.stored_as:
         raise WeightFileError(
             f"{file.name}: already {file.precision}; weight_dtype {weight_dtype} would round it a second time: "
             "set weight_dtype to default"
@@ -96,6 +127,9 @@ def announce(*files: WeightFile) -> None:
     """Says in the log what was found, and when it will not fit into memory."""
     for file in files:
         logging.info("Krea Loader: %s", file)
+        advice = quantization.slower_here(file.quantization, emulated_formats())
+        if advice:
+            logging.warning("Krea Loader: %s: %s", file.name, advice)
     needed, memory = sum(file.bytes for file in files), comfy.model_management.total_ram * 1024**2
     if needed > memory:
         logging.warning(

@@ -5,8 +5,9 @@ FLUX.1 dev, Krea and Kontext have the same tensors in the same shapes: no header
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from . import other_layouts
 from .header import AGAIN, Tensor
 
 Tensors = Mapping[str, Tensor]
@@ -43,9 +44,16 @@ class Recognised:
 
 def recognise(tensors: Tensors) -> Recognised:
     for marks, kind, label in _ADDED_TO_A_MODEL:
-        if _has(tensors, marks):
+        added = {key for key in tensors if _has((key,), marks)}
+        if added:
+            rest = {key: tensor for key, tensor in tensors.items() if key not in added}
+            model = recognise(rest) if len(rest) > len(added) else None
+            if model and not model.fault and kind == "lora":
+                # Left over by a merge. ComfyUI loads the model and leaves them out.
+                return replace(model, label=f"{model.label} ({len(added)} stray LoRA tensors in it do nothing)")
             return Recognised(kind, label, f"this is {label}")
     inner = without_prefix(tensors)
+    inner = other_layouts.flux_from_diffusers(inner) or other_layouts.clip_from_openai(inner) or inner
     for marks, kind, label, advice in _OTHERS:
         if _has(inner, marks):
             return Recognised(kind, label, f"this is {label}: {advice}")
@@ -81,7 +89,18 @@ def _has(tensors: Iterable[str], marks: tuple[str, ...]) -> bool:
 # --- what is not ours -----------------------------------------------------------------------------------------------
 
 _LORA_MARKS = ("lora_unet_", "lora_te", "lycoris_", "*.lora_A.", "*.lora_B.", "*.lora_up.", "*.lora_down.")
-_LORA_MARKS += ("*.hada_w1", "*.lokr_w", "*.dora_scale", "*_lora.up.", "*_lora.down.")
+_LORA_MARKS += (
+    "*.lora.up.",
+    "*.lora.down.",
+    "*.lora_linear_layer.",
+    "*.oft_blocks",
+    "*.diff_b",
+    "*.hada_w1",
+    "*.lokr_w",
+    "*.dora_scale",
+    "*_lora.up.",
+    "*_lora.down.",
+)
 
 _ADDED_TO_A_MODEL = (
     (_LORA_MARKS, "lora", "a LoRA"),
@@ -377,11 +396,16 @@ def _incomplete(tensors: Tensors, shapes: Shapes) -> str:
         count = "1 tensor is" if len(missing) == 1 else f"{len(missing)} tensors are"
         return f"{count} missing, first {missing[0]}: ComfyUI would load it anyway and draw noise: {AGAIN}"
     for key, shape in shapes.items():
-        # Files of 4 and 8 bits pack several values into a byte, in shapes of their own.
-        if tensors[key].shape != shape and tensors[key].dtype not in ("U8", "I8", "I32"):
+        if tensors[key].shape not in _stored_shapes(tensors[key].dtype, shape):
             found, wanted = _times(tensors[key].shape), _times(shape)
             return f"{key} has the shape {found} instead of {wanted}: use another copy of the file"
     return ""
+
+
+def _stored_shapes(dtype: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """How weights of this shape may be stored: as they are, or two values of 4 bits in a byte."""
+    is_packable = dtype in ("U8", "I8") and len(shape) == 2 and shape[1] % 2 == 0
+    return (shape, (shape[0], shape[1] // 2)) if is_packable else (shape,)
 
 
 def _times(shape: tuple[int, ...]) -> str:

@@ -4,15 +4,14 @@ Milliseconds even for a file of 24 GB, before anything is loaded; neither torch 
 """
 
 import os
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
 from . import recognise
-from .header import Header, WeightFileError, read_header
+from .header import WeightFileError, read_header
+from .quantization import Quantization, read_quantization
 
 __all__ = ["KNOWN_FILES", "WeightFile", "WeightFileError", "encoder_options", "inspect", "missing", "require"]
 __all__ += ["require_match", "sort_encoders"]
@@ -83,9 +82,6 @@ KNOWN_FILES = (
 )
 
 
-_PRECISIONS = {"F32": "fp32", "F16": "fp16", "BF16": "bf16", "F8_E4M3": "fp8", "F8_E5M2": "fp8", "I8": "int8"}
-
-
 @dataclass(frozen=True)
 class WeightFile:
     """One file on disk: `kind` as in recognise.KINDS, `config` what its shapes say, `fault` why it cannot be used."""
@@ -95,21 +91,24 @@ class WeightFile:
     label: str
     fault: str
     config: dict[str, int]
-    precision: str
-    quantization: str
-    parameters: int
+    quantization: Quantization
     bytes: int
+
+    @property
+    def precision(self) -> str:
+        """Of most of the weights, as people say it: fp32, fp16, bf16, fp8, fp8_scaled, int8, nvfp4 …"""
+        return self.quantization.precision
 
     @property
     def name(self) -> str:
         return self.path.name
 
     def __str__(self) -> str:
-        parameters, size = f"{self.parameters / 1e6:,.1f} M parameters", f"{self.bytes / 1e9:.2f} GB"
+        parameters, size = f"{self.quantization.parameters / 1e6:,.1f} M parameters", f"{self.bytes / 1e9:.2f} GB"
         return f"{self.name}: {self.label}, {self.precision}, {parameters}, {size}"
 
 
-def inspect(path: str | os.PathLike) -> WeightFile:
+def inspect(path: str | os.PathLike[str]) -> WeightFile:
     """What the file is. WeightFileError where it is no whole safetensors file; where it is, `fault` may be set."""
     header = read_header(path)
     found = recognise.recognise(header.tensors)
@@ -119,38 +118,12 @@ def inspect(path: str | os.PathLike) -> WeightFile:
         label=found.label,
         fault=found.fault,
         config=found.config,
-        precision=_precision(header),
-        quantization=_quantization(header),
-        parameters=sum(prod(tensor.shape) for tensor in header.tensors.values()),
+        quantization=read_quantization(header),
         bytes=header.bytes,
     )
 
 
-def _precision(header: Header) -> str:
-    """Of most of the weights: fp32, fp16, bf16, fp8, fp8_scaled, int8, or the safetensors dtype in lower case."""
-    values: Counter[str] = Counter()
-    for tensor in header.tensors.values():
-        values[tensor.dtype] += prod(tensor.shape)
-    dtype = values.most_common(1)[0][0]
-    name = _PRECISIONS.get(dtype, dtype.lower())
-    return "fp8_scaled" if name == "fp8" and _quantization(header) else name
-
-
-def _quantization(header: Header) -> str:
-    """How the file says that its weights are quantised; "" when they are plain.
-
-    "scaled_fp8" is the layout of 2025, "metadata" the one in the header, both of which every supported ComfyUI reads;
-    "comfy_quant", one entry beside each weight, is not understood by 0.3.75.
-    """
-    if any(key.endswith(".comfy_quant") for key in header.tensors):
-        return "comfy_quant"
-    if "_quantization_metadata" in header.metadata:
-        return "metadata"
-    is_scaled = any(key.split(".")[-1] == "scaled_fp8" or key.endswith(".scale_weight") for key in header.tensors)
-    return "scaled_fp8" if is_scaled else ""
-
-
-def require(path: str | os.PathLike, kind: str) -> WeightFile:
+def require(path: str | os.PathLike[str], kind: str) -> WeightFile:
     """The file, once it is sure that it is of this kind and fit for FLUX.1 Krea; else WeightFileError."""
     file = inspect(path)
     if file.kind != kind:
@@ -168,7 +141,7 @@ def _misplaced(file: WeightFile, kind: str) -> WeightFileError:
     )
 
 
-def sort_encoders(first: str | os.PathLike, second: str | os.PathLike) -> tuple[WeightFile, WeightFile]:
+def sort_encoders(first: str | os.PathLike[str], second: str | os.PathLike[str]) -> tuple[WeightFile, WeightFile]:
     """CLIP-L and T5-XXL, told apart by their content, in whichever order they were chosen."""
     files = [inspect(first), inspect(second)]
     for file in files:
@@ -216,7 +189,7 @@ def _differences(config: dict[str, int], stock: dict[str, int]) -> dict[str, int
     return {key: config[key] for key in stock if config[key] != stock[key]}
 
 
-def missing(name: str, folder: str, searched: Iterable[str | os.PathLike], found: Sequence[str]) -> str:
+def missing(name: str, folder: str, searched: Iterable[str | os.PathLike[str]], found: Sequence[str]) -> str:
     """The sentence for a file that a workflow names and no folder holds. `folder` is ComfyUI's name of it."""
     base = name.replace("\\", "/").rsplit("/", 1)[-1]
     known = next((file for file in KNOWN_FILES if file.name.lower() == base.lower()), None)

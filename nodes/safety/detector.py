@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from PIL import Image
 from torch import nn
 
 from . import vit
+from .pictures import pictures, visible
 
 WEIGHTS, CONFIG, PREPROCESSOR = "model.safetensors", "config.json", "preprocessor_config.json"
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
@@ -31,6 +32,14 @@ CHUNK = 8  # views in one pass: bounds memory; more is not faster on a CPU
 WHOLE, TILES = "whole", "whole + tiles"
 SCANS = (WHOLE, TILES)
 TILE = 0.6  # of each side: four corner tiles overlap, so nothing lies only on a seam
+
+# Above every published vision transformer (ViT-bigG: 48 layers, 1664 wide, 8192 in its feed-forward layers), and small
+# enough that building one takes a moment. A file that asks for more is refused before anything of its size is made.
+LARGEST = vit.Shape(image=1024, patch=64, width=2048, depth=48, heads=64, mlp=8192, labels=64, epsilon=1e-3)
+MOST_PATCHES = 4096
+LARGEST_JSON = 1 << 20  # bytes
+LARGEST_HEADER = 1 << 20  # bytes; 48 layers need about 100 kB
+BYTES_A_WEIGHT = 4
 
 SAFE_LABELS = {"normal", "sfw", "safe", "neutral", "drawing", "drawings"}
 UNSAFE_LABELS = {"nsfw", "unsafe", "porn", "hentai", "sexy", "explicit"}
@@ -92,12 +101,13 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a detector's configuration says."""
+    """All that a detector's configuration says. `configuration` is what was read: both files, one behind the other."""
 
     shape: vit.Shape
     layout: vit.Layout
     labels: tuple[str, ...]
     preprocessing: Preprocessing
+    configuration: bytes = b""
 
     @property
     def unsafe(self) -> list[int]:
@@ -112,7 +122,10 @@ def inspect(folder: Path, name: str) -> Plan:
     """Everything that can be refused without reading the weights themselves: milliseconds, before any sampling."""
     try:
         plan = _plan(folder)
-        with safetensors.safe_open(_weights_file(folder), "pt") as file:
+        weights = _weights_file(folder)
+        with weights.open("rb") as file:
+            _check_size(file.read(8), weights.stat().st_size, plan.shape)
+        with safetensors.safe_open(weights, "pt") as file:
             vit.check_names(plan.shape, plan.layout, file.keys())
     except (_Unfit, vit.WeightsMismatch, safetensors.SafetensorError, OSError) as problem:
         raise DetectorRefused(name, _sentence(problem)) from problem
@@ -123,11 +136,15 @@ def load(folder: Path, name: str, ops=nn) -> Detector:
     """Raises DetectorRefused. The weights are read once: what is hashed is what runs, whatever happens to the file."""
     plan = inspect(folder, name)
     try:
-        content = _weights_file(folder).read_bytes()
+        with _weights_file(folder).open("rb") as file:
+            content = file.read(_largest_file(plan.shape) + 1)
+        _check_size(content[:8], len(content), plan.shape)
         model = vit.build(plan.shape, plan.layout, safetensors.torch.load(content), ops)
     except (_Unfit, vit.WeightsMismatch, safetensors.SafetensorError, OSError) as problem:
         raise DetectorRefused(name, _sentence(problem)) from problem
-    return Detector(name, plan, model, hashlib.sha256(content).hexdigest())
+    everything = hashlib.sha256(plan.configuration)
+    everything.update(content)
+    return Detector(name, plan, model, hashlib.sha256(content).hexdigest(), everything.hexdigest())
 
 
 def fingerprint(folder: Path) -> str:
@@ -150,18 +167,33 @@ class Scored:
 
 @dataclass(frozen=True)
 class Detector:
+    """`weights_sha256` is that of model.safetensors; `sha256` that of config.json, preprocessor_config.json (where it
+    is read) and model.safetensors, one behind the other: labels and preprocessing decide as much as the weights do.
+    """
+
     name: str
     plan: Plan
     model: vit.ViT
+    weights_sha256: str
     sha256: str
 
     @torch.inference_mode()
     def score(self, images: torch.Tensor, scan: str = WHOLE, chunk: int = CHUNK, device="cpu") -> list[Scored]:
-        """images [B, H, W, 3 or 4] in 0..1; alpha is ignored, since what it hides is still in the file."""
-        inputs = (self.plan.preprocessing(view) for image in images for view in _views(_as_bytes(image), scan))
-        logits = [self.model(torch.stack(batch).to(device)) for batch in _chunks(inputs, chunk)]
-        probabilities = torch.cat(logits).float().softmax(-1).cpu().unflatten(0, (len(images), -1))
-        return [self._highest(views) for views in probabilities]
+        """One answer for each of images [B, H, W, 3 or 4], of what `pictures.visible` makes of it.
+
+        Raises SafetyError for what is not a batch of images.
+        """
+        counts: list[int] = []
+
+        def inputs() -> Iterator[torch.Tensor]:
+            for image in visible(images):
+                views = [view for picture in pictures(image) for view in _views(_as_bytes(picture), scan)]
+                counts.append(len(views))
+                yield from map(self.plan.preprocessing, views)
+
+        logits = [self.model(torch.stack(batch).to(device)) for batch in _chunks(inputs(), chunk)]
+        probabilities = torch.cat(logits).float().softmax(-1).cpu()
+        return [self._highest(views) for views in probabilities.split(counts)]
 
     def _highest(self, views: torch.Tensor) -> Scored:
         unsafe = views[:, self.plan.unsafe].sum(-1)
@@ -170,8 +202,8 @@ class Detector:
         return Scored(float(unsafe[worst]), labels)
 
 
-def _as_bytes(image: torch.Tensor) -> numpy.ndarray:
-    return (image[..., :3] * 255).round_().clamp_(0, 255).to(torch.uint8).cpu().numpy()
+def _as_bytes(picture: torch.Tensor) -> numpy.ndarray:
+    return (picture * 255).round_().to(torch.uint8).cpu().numpy()
 
 
 def _views(image: numpy.ndarray, scan: str) -> Iterator[numpy.ndarray]:
@@ -202,30 +234,59 @@ def _weights_file(folder: Path) -> Path:
     raise _Unfit(f"there is no {WEIGHTS}")
 
 
-def _json(folder: Path, file: str) -> dict[str, Any]:
+def _largest_file(shape: vit.Shape) -> int:
+    return 8 + LARGEST_HEADER + BYTES_A_WEIGHT * vit.parameter_count(shape)
+
+
+def _check_size(start: bytes, size: int, shape: vit.Shape) -> None:
+    """Before safetensors parses a header or anything is read whole. `start` is the length of the header, 8 bytes."""
+    header = int.from_bytes(start, "little")
+    if header > LARGEST_HEADER:
+        raise _Unfit(f"the header of {WEIGHTS} says that it has {header:,} bytes, and a detector's has a few thousand")
+    if size > _largest_file(shape):
+        parameters = vit.parameter_count(shape)
+        raise _Unfit(f"{WEIGHTS} has {size:,} bytes, too many for the {parameters:,} weights of its configuration")
+
+
+def _read(folder: Path, file: str) -> bytes:
     try:
-        content = json.loads((folder / file).read_text("utf-8"))
+        with (folder / file).open("rb") as opened:
+            content = opened.read(LARGEST_JSON + 1)
     except FileNotFoundError:
         raise _Unfit(f"there is no {file}, and without it the labels or the preprocessing would be a guess") from None
-    except ValueError as problem:
-        raise _Unfit(f"{file} is not JSON ({problem})") from None
-    if not isinstance(content, dict):
-        raise _Unfit(f"{file} is not a JSON object")
+    if len(content) > LARGEST_JSON:
+        raise _Unfit(f"{file} is larger than {LARGEST_JSON:,} bytes, and a detector's is a few thousand")
     return content
 
 
+def _json(content: bytes, file: str) -> dict[str, Any]:
+    try:
+        parsed = json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as problem:
+        raise _Unfit(f"{file} is not JSON ({problem})") from None
+    if not isinstance(parsed, dict):
+        raise _Unfit(f"{file} is not a JSON object")
+    return parsed
+
+
 def _plan(folder: Path) -> Plan:
+    """Raises _Unfit. What is hashed later is what was read here."""
     _weights_file(folder)
-    config = _json(folder, CONFIG)
+    configuration = _read(folder, CONFIG)
+    config = _json(configuration, CONFIG)
     try:
         if config.get("model_type") == "vit":
-            return _transformers_plan(config, _json(folder, PREPROCESSOR))
-        if architecture := _TIMM_ARCHITECTURE.fullmatch(str(config.get("architecture"))):
-            return _timm_plan(config, architecture)
-    except (KeyError, TypeError, AttributeError, ValueError) as problem:
+            preprocessor = _read(folder, PREPROCESSOR)
+            plan = _transformers_plan(config, _json(preprocessor, PREPROCESSOR))
+            return replace(plan, configuration=configuration + preprocessor)
+        if architecture := _TIMM_ARCHITECTURE.fullmatch(str(config.get("architecture"))[:100]):
+            return replace(_timm_plan(config, architecture), configuration=configuration)
+    except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError) as problem:
         raise _Unfit(f"its configuration cannot be read ({type(problem).__name__}: {problem})") from problem
     kind = config.get("model_type") or config.get("architecture")
-    raise _Unfit(f"{CONFIG} describes a {kind!r}; only plain vision transformers ('vit', or timm's 'vit_…') are read")
+    raise _Unfit(
+        f"{CONFIG} describes a {str(kind)[:100]!r}; only plain vision transformers ('vit', or timm's 'vit_…') are read"
+    )
 
 
 def _transformers_plan(config: dict, preprocessor: dict) -> Plan:
@@ -234,6 +295,7 @@ def _transformers_plan(config: dict, preprocessor: dict) -> Plan:
     _require(config.get("num_channels", 3) == 3, "num_channels", config.get("num_channels"))
     problem_type = config.get("problem_type")
     _require(problem_type in (None, "single_label_classification"), "problem_type", problem_type)
+    _require(len(config["id2label"]) <= LARGEST.labels, "id2label", f"{len(config['id2label']):,} labels")
     labels = _labels([config["id2label"][str(index)] for index in range(len(config["id2label"]))])
     shape = vit.Shape(
         image=_count(config["image_size"]),
@@ -268,7 +330,9 @@ def _timm_plan(config: dict, architecture: re.Match) -> Plan:
     pretrained = config["pretrained_cfg"]
     variant, patch, image = architecture[1], int(architecture[2]), int(architecture[3])
     width = _TIMM_WIDTH[variant]
-    labels = _labels(config.get("label_names") or pretrained["label_names"])
+    names = config.get("label_names") or pretrained["label_names"]
+    _require(len(names) <= LARGEST.labels, "label_names", f"{len(names):,} labels")
+    labels = _labels(names)
     _require(config.get("global_pool", "token") == "token", "global_pool", config.get("global_pool"))
     changed = [key for key in config.get("model_args") or {} if not key.endswith("drop_rate")]
     _require(not changed, "model_args", changed)
@@ -299,16 +363,21 @@ def _labels(labels: list[str]) -> tuple[str, ...]:
 
 def _checked(plan: Plan) -> Plan:
     shape = plan.shape
+    for size in fields(vit.Shape):
+        value, largest = getattr(shape, size.name), getattr(LARGEST, size.name)
+        _require(0 < value <= largest, f"{size.name} (at most {largest})", value)
     _require(shape.width % shape.heads == 0, "num_attention_heads", shape.heads)
     _require(shape.image % shape.patch == 0, "patch_size", shape.patch)
+    patches = (shape.image // shape.patch) ** 2
+    _require(patches <= MOST_PATCHES, f"image_size and patch_size (at most {MOST_PATCHES} patches)", patches)
     return plan
 
 
 def _count(value: Any) -> int:
-    _require(type(value) is int and 0 < value <= 1 << 16, "a size", value)
+    _require(type(value) is int, "a size", value)
     return value
 
 
 def _require(condition: bool, field: str, value: Any) -> None:
     if not condition:
-        raise _Unfit(f"its configuration has {field} = {value!r}, which is not supported")
+        raise _Unfit(f"its configuration has {field} = {repr(value)[:100]}, which is not supported")

@@ -11,7 +11,7 @@ import folder_paths
 import torch
 
 from . import detector
-from .judging import SafetyError
+from .pictures import SafetyError
 
 KEY = "safety_checkers"
 AUTO, CPU = "auto", "cpu"

@@ -14,15 +14,12 @@ import torch
 from torch.nn import functional
 
 from .detector import Scored
+from .pictures import SafetyError, check_images, visible
 
 BLACK, BLUR, DROP, BLOCK, ERROR, LABEL_ONLY = ACTIONS = ("black", "blur", "drop", "block", "error", "label_only")
 BLUR_CELLS = 12  # on the long side: a detector still found faces in 16 cells, in none of 12
 PIXELS_A_CELL = 8  # so that a thumbnail is blurred too
 BLANK = 2 / 255
-
-
-class SafetyError(ValueError):
-    """The check could not be made, or the user asked for an error when something is flagged."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +33,6 @@ class Verdict:
     provider: bool | None  # True flagged, False not flagged, None not checked or no provider
     reasons: tuple[str, ...]
     blank: bool
-
-
-def check_images(images: torch.Tensor) -> None:
-    if images.ndim != 4 or images.shape[-1] not in (3, 4):
-        raise SafetyError(f"Expected images as [batch, height, width, 3 or 4], got {list(images.shape)}.")
-    if images.numel() == 0:
-        raise SafetyError(f"There is no image to check: the batch is {list(images.shape)}.")
 
 
 def check_threshold(threshold: float) -> None:
@@ -70,7 +60,7 @@ def provider_flags(report: str, count: int) -> list[bool | None]:
 def judge(
     images: torch.Tensor, scored: Sequence[Scored], threshold: float, provider: Sequence[bool | None] | None = None
 ) -> list[Verdict]:
-    """images [B, H, W, 3 or 4]; `provider` is None when no provider had a say."""
+    """One verdict for each of images [B, H, W, 3 or 4] as they came; `provider` is None when no provider had a say."""
     check_images(images)
     check_threshold(threshold)
     if len(scored) != len(images) or (provider is not None and len(provider) != len(images)):
@@ -101,13 +91,17 @@ def judge(
 
 
 def release(images: torch.Tensor, flagged: Sequence[bool], action: str) -> torch.Tensor | None:
-    """What may leave: always a new tensor, or None when nothing may. The input is left as it was."""
+    """What may leave: a new tensor of what was scored (`pictures.visible`), or None when nothing may.
+
+    The input is left as it was. Raises SafetyError for `error`, for another action, and for what are no images.
+    """
+    images = visible(images)
     if len(flagged) != len(images):
         raise SafetyError(f"{len(images)} images, but {len(flagged)} flags.")
     if action not in ACTIONS:
         raise SafetyError(f"on_flagged must be one of {', '.join(ACTIONS)}, got {action!r}.")
     if action == LABEL_ONLY or not any(flagged):
-        return images.clone()
+        return images
     flags = torch.tensor(flagged, device=images.device)
     if action == ERROR:
         raise SafetyError(f"Safety Check flagged image {_numbers(flagged)} of {len(images)}; on_flagged is error.")
@@ -115,10 +109,9 @@ def release(images: torch.Tensor, flagged: Sequence[bool], action: str) -> torch
         return None
     if action == DROP:
         return images[~flags]
-    redacted = images.clone()
-    redacted[flags] = _blurred(images[flags]) if action == BLUR else 0
-    redacted[flags, ..., 3:] = 1  # opaque: a redacted picture hides nothing under its alpha
-    return redacted
+    images[flags] = _blurred(images[flags]) if action == BLUR else 0
+    images[flags, ..., 3:] = 1  # opaque: a redacted picture hides nothing under its alpha
+    return images
 
 
 def report(verdicts: Sequence[Verdict], action: str, **about: object) -> str:
@@ -145,7 +138,7 @@ def _returned(flagged: Sequence[bool], action: str) -> list[int]:
 
 def _blurred(images: torch.Tensor) -> torch.Tensor:
     """Averages over at most 12 cells a side, smoothly enlarged. There is no strength: a weak blur is a leak."""
-    planes = torch.nan_to_num(images, nan=0.0, posinf=1.0, neginf=0.0).clamp(0, 1).movedim(-1, 1)
+    planes = images.movedim(-1, 1)
     height, width = planes.shape[-2:]
     longest = max(height, width)
     most = min(BLUR_CELLS, longest // PIXELS_A_CELL)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import nn
@@ -16,7 +17,7 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of one vision transformer; `image` and `patch` in pixels."""
+    """Sizes of one vision transformer; `image` and `patch` in pixels, `depth` in layers."""
 
     image: int
     patch: int
@@ -159,6 +160,12 @@ def build(shape: Shape, layout: Layout, weights: Mapping[str, torch.Tensor], ops
     except RuntimeError as problem:
         raise WeightsMismatch(f"its tensors do not fit its configuration: {problem}") from problem
     return model.eval().requires_grad_(False)
+
+
+@cache
+def parameter_count(shape: Shape) -> int:
+    """How many numbers the model's weights are."""
+    return sum(tensor.numel() for tensor in _blank(shape).state_dict().values())
 
 
 def _blank(shape: Shape, ops=nn) -> ViT:

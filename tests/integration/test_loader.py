@@ -14,12 +14,12 @@ def broken(models):
     """Files to break: each is written under models/<folder>/broken/ and taken away afterwards."""
     made = []
 
-    def write(folder: str, name: str, layout=None, content: bytes | None = None, cut: int = 0):
+    def write(folder: str, name: str, layout=None, content: bytes | None = None, cut: int = 0, contents=None):
         path = models / folder / "broken" / name
         path.parent.mkdir(exist_ok=True)
         made.append(path.parent)
         if layout is not None:
-            miniature.write_header_only(path, layout)
+            miniature.write_header_only(path, layout, contents=contents)
         if content is not None:
             path.write_bytes(content)
         if cut:
@@ -107,6 +107,65 @@ def test_a_second_rounding_of_a_scaled_file_is_refused(comfyui):
     graph = preview_of_loading(unet_name="flux1-krea-dev_fp8_scaled.safetensors", weight_dtype="fp8_e4m3fn")
     with pytest.raises(ComfyUIError, match="already fp8_scaled.*set weight_dtype to default"):
         comfyui.run(graph)
+
+
+QUANTISED = {
+    "0.4.0": {"format": "float8_e4m3fn"},
+    "0.8.0": {"format": "nvfp4"},
+    "0.18.0": {"format": "mxfp8"},
+    "0.27.0": {"format": "int8_tensorwise", "convrot": True},
+    "0.28.0": {"format": "convrot_w4a4"},
+    "0.31.0": {"format": "asym_w4a8_int8"},
+}
+
+
+@pytest.mark.parametrize("since", QUANTISED)
+def test_a_quantised_file_is_refused_where_this_comfyui_would_leave_out_its_scales(comfyui, broken, since):
+    running = comfyui.get("/system_stats").json()["system"]["comfyui_version"]
+    layout, contents = miniature.quantised_flux_layout(1, 0, QUANTISED[since])
+    name = broken("diffusion_models", "file.safetensors", layout=layout, contents=contents)
+    graph = preview_of_loading(unet_name=name)
+    if order(running) >= order(since):
+        identity = graph.add("ProbeObject", thing=["1", 0], again=7)
+        assert comfyui.run(graph)["outputs"][identity]["identity"]
+    else:
+        with pytest.raises(ComfyUIError, match=f"ComfyUI {since} or newer is needed, and this is {running}"):
+            comfyui.run(graph)
+
+
+def order(version: str) -> list[int]:
+    return [int(part) for part in version.split(".")]
+
+
+def test_an_old_export_that_names_no_format_is_refused_in_a_sentence(comfyui, broken):
+    layout, contents = miniature.quantised_flux_layout(1, 0, {"convrot": True})
+    name = broken("diffusion_models", "file.safetensors", layout=layout, contents=contents)
+    with pytest.raises(ComfyUIError, match="old export of quantised weights"):
+        comfyui.run(preview_of_loading(unet_name=name))
+
+
+def test_files_in_the_layouts_of_diffusers_and_openai_load_whole(comfyui, models):
+    """ComfyUI converts them, and says in its log which weights it did not find."""
+    names = {"unet_name": "diffusers/model.safetensors", "clip_name1": "diffusers/clip.safetensors"}
+    unet = models / "diffusion_models" / names["unet_name"]
+    clip = models / "text_encoders" / names["clip_name1"]
+    before = len(comfyui.log())
+    try:
+        miniature.write_safetensors(unet, miniature.diffusers_flux_layout(1, 0, "F8_E4M3"))
+        miniature.write_safetensors(clip, miniature.openai_clip_layout(2))
+        graph = Graph()
+        loader = graph.loader(**names)
+        positive = graph.short_text([loader, 1], "a red fox")
+        report = graph.sampler([loader, 0], positive, graph.size(64, 64), steps=1)
+        seen = graph.add("ProbeCompare", a=report, b=report)
+        assert comfyui.run(graph)["outputs"][seen]["spread"][0] > 0
+    finally:
+        shutil.rmtree(unet.parent)
+        shutil.rmtree(clip.parent)
+    log = comfyui.log()[before:]
+    assert "model.safetensors: FLUX.1 dev or Krea, 1+0 blocks, fp8, 404.0 M parameters" in log
+    assert "clip.safetensors: the CLIP-L text encoder, 2 layers" in log
+    assert "missing" not in log
 
 
 def identities(comfyui, again: int, **changes) -> list[int]:

@@ -3,6 +3,7 @@
 The detector is tests/tiny_detector.py: bright is unsafe.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -296,8 +297,8 @@ def test_a_detector_that_changes_is_read_again(comfyui, detectors):
         tiny_detector.write(detectors / "tiny", tensors)
         report, _ = checked(comfyui)
         assert report["has_nsfw_concepts"] == flagged
-        hashes.append(report["weights_sha256"])
-    assert hashes[0] == hashes[2] != hashes[1]
+        hashes.append((report["weights_sha256"], report["detector_sha256"]))
+    assert hashes[0] == hashes[2] and not set(hashes[0]) & set(hashes[1])
     shutil.rmtree(detectors / "tiny")
     assert "refused" in refused(comfyui)
 
@@ -321,6 +322,16 @@ def test_pixels_that_are_not_numbers_are_flagged(comfyui, detectors):
     assert report["has_nsfw_concepts"] == [False, True]
     assert "non_finite_pixels" in report["per_image"][1]["reasons"]
     assert [picture.mean() for picture in saved] == [DARK, 0]
+
+
+def test_a_picture_below_black_passes_as_the_black_that_was_scored(comfyui, detectors):
+    graph = SafetyGraph()
+    below = [graph.add("ProbeAddGrey", image=graph.grey(BRIGHT), value=-10.0), 0]
+    check = graph.check(below)
+    back = graph.save([graph.add("ProbeAddGrey", image=[check, 0], value=10.0), 0], "back")
+    outputs = run(comfyui, graph)
+    assert outputs[check]["has_nsfw_concepts"] == [False]
+    assert [picture.min() for picture in pictures(comfyui, outputs[back])] == [0xFF], "not the bright picture"
 
 
 def test_an_empty_batch_is_an_error(comfyui, detectors):
@@ -444,6 +455,35 @@ def test_other_pixels_need_another_code(comfyui):
     graph = SafetyGraph()
     shown, saved = reviewed(comfyui, graph, graph.batch((0x31,)), codes[0])
     assert (shown["reviewed"], saved) == ([False], [])
+
+
+def unkeyed(grey: int, side: int = 32) -> str:
+    """The code that 0.1.0 gave an even grey picture: whoever makes a workflow can compute it."""
+    image = torch.full((1, side, side, 3), grey / 255)
+    digest = hashlib.sha256(f"{list(image.shape)} {image.dtype}".encode())
+    digest.update(image.numpy().data)
+    code = digest.hexdigest()[:12]
+    return "-".join((code[:4], code[4:8], code[8:]))
+
+
+def test_the_maker_of_a_workflow_cannot_compute_the_code(comfyui):
+    graph = SafetyGraph()
+    shown, saved = reviewed(comfyui, graph, graph.grey(0x55), unkeyed(0x55))
+    assert (shown["reviewed"], saved) == ([False], [])
+    (secret,) = (comfyui.base / "user").rglob("review_secret")
+    assert not secret.is_relative_to(comfyui.base / "user" / "default")
+    if os.name != "nt":
+        assert secret.stat().st_mode & 0o777 == 0o600 and secret.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_gate_hands_on_what_it_showed(comfyui):
+    """Drawn ten below black a picture is shown as black; accepted, it is black, and adding ten gives white."""
+    graph = SafetyGraph()
+    below = [graph.add("ProbeAddGrey", image=graph.grey(0x66), value=-10.0), 0]
+    gate = graph.review(below)
+    back = graph.save([graph.add("ProbeAddGrey", image=[gate, 0], value=10.0), 0], "back")
+    graph[gate]["inputs"]["reviewed"] = run(comfyui, graph)[gate]["review_code"][0]
+    assert [picture.min() for picture in pictures(comfyui, run(comfyui, graph)[back])] == [0xFF]
 
 
 def test_the_code_reaches_a_person_without_any_script(comfyui):

@@ -1,6 +1,7 @@
 """What is no whole safetensors file, and the sentence a user reads about each."""
 
 import json
+import os
 
 import miniature
 import pytest
@@ -198,3 +199,10 @@ names = st.sampled_from(
 def test_any_json_for_a_header_gives_a_file_or_a_sentence(tmp_path, header):
     text = json.dumps(header).encode()
     assert inspected(tmp_path / "x", len(text).to_bytes(8, "little") + text + bytes(16)).startswith("x: ")
+
+
+def test_a_file_a_few_bytes_short_is_not_called_whole(tmp_path):
+    path = miniature.write_header_only(tmp_path / "x.safetensors", miniature.flux_layout(1, 1))
+    size = path.stat().st_size
+    os.truncate(path, size - 3)
+    assert message(path) == f"x.safetensors: cut off: {size - 3:,} of {size:,} bytes (99.9 %): download it again"

@@ -1,5 +1,6 @@
 """The detector, the verdicts and the redaction. What a detector calls unsafe here is brightness: see tiny_detector."""
 
+import hashlib
 import json
 import math
 import pickle
@@ -9,9 +10,9 @@ from pathlib import Path
 import pytest
 import tiny_detector
 import torch
-from flux_krea.nodes.safety import detector, judging, vit
+from flux_krea.nodes.safety import detector, judging, pictures, vit
 from flux_krea.nodes.safety.detector import DetectorRefused, Scored
-from flux_krea.nodes.safety.judging import SafetyError
+from flux_krea.nodes.safety.pictures import SafetyError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -292,6 +293,95 @@ def test_a_lone_weights_file_is_refused(tmp_path):
         detector.load(tmp_path, "lone")
 
 
+# Bounds: a few thousand hostile bytes must not cost seconds
+
+
+DEEP = 10**400
+HUGE = [
+    ({"num_hidden_layers": 65_536}, "depth (at most 48) = 65536"),
+    ({"hidden_size": 1 << 40}, "width (at most 2048)"),
+    ({"intermediate_size": 1 << 16}, "mlp (at most 8192)"),
+    ({"image_size": 65_536, "patch_size": 1}, "image (at most 1024) = 65536"),
+    ({"patch_size": 0}, "patch (at most 64) = 0"),
+    ({"num_hidden_layers": -1}, "depth (at most 48) = -1"),
+    ({"image_size": 1024, "patch_size": 8}, "at most 4096 patches"),
+    ({"num_hidden_layers": DEEP}, "depth (at most 48) = 1000"),
+    ({"layer_norm_eps": DEEP}, "OverflowError"),
+    ({"layer_norm_eps": math.nan}, "epsilon"),
+    ({"id2label": {str(index): "nsfw" for index in range(20_000)}}, "20,000 labels"),
+    ({"id2label": {"0": ["normal"], "1": "nsfw"}}, "cannot be read"),
+    ({"padding": "x" * (2 << 20)}, "config.json is larger than 1,048,576 bytes"),
+]
+
+
+@pytest.mark.parametrize(("change", "sentence"), HUGE, ids=[str(next(iter(change))) for change, _ in HUGE])
+def test_a_configuration_beyond_every_known_network_is_refused_before_one_is_built(
+    tmp_path, monkeypatch, change, sentence
+):
+    configuration = tiny_detector.config(**change)
+    if "image_size" in change:
+        image = change["image_size"]
+        preprocessing = tiny_detector.preprocessor(size={"height": image, "width": image})
+    else:
+        preprocessing = None
+    broken = tiny_detector.write(tmp_path / "broken", configuration=configuration, preprocessing=preprocessing)
+    monkeypatch.setattr(vit, "ViT", None)  # building it is an error here
+    with pytest.raises(DetectorRefused) as refused:
+        detector.inspect(broken, "broken")
+    assert sentence in str(refused.value)
+    assert len(str(refused.value)) < 1000
+
+
+@pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json"])
+def test_a_configuration_nested_without_end_is_refused(tmp_path, file):
+    broken = tiny_detector.write(tmp_path / "broken")
+    (broken / file).write_text("[" * 100_000)
+    with pytest.raises(DetectorRefused, match=f"{file} is not JSON"):
+        detector.inspect(broken, "broken")
+
+
+def test_a_header_of_99_megabytes_is_never_parsed(tmp_path, monkeypatch):
+    broken = tiny_detector.write(tmp_path / "broken")
+    (broken / "model.safetensors").write_bytes((99_000_000).to_bytes(8, "little") + b"{" + b" " * 1000)
+    monkeypatch.setattr(detector.safetensors, "safe_open", None)
+    with pytest.raises(DetectorRefused, match="header of model.safetensors says that it has 99,000,000 bytes"):
+        detector.inspect(broken, "broken")
+
+
+def test_a_weights_file_larger_than_its_network_is_never_read(tmp_path, monkeypatch):
+    broken = tiny_detector.write(tmp_path / "broken")
+    with (broken / "model.safetensors").open("r+b") as file:
+        file.truncate(3 << 30)  # sparse
+    monkeypatch.setattr(detector.safetensors, "safe_open", None)
+    with pytest.raises(DetectorRefused, match="3,221,225,472 bytes, too many for the"):
+        detector.inspect(broken, "broken")
+
+
+def test_a_file_swapped_after_it_was_inspected_is_refused_unread(tmp_path, monkeypatch):
+    swapped = tiny_detector.write(tmp_path / "swapped")
+    plan = detector.inspect(swapped, "swapped")
+    monkeypatch.setattr(detector, "inspect", lambda folder, name: plan)
+    with (swapped / "model.safetensors").open("r+b") as file:
+        file.truncate(3 << 30)
+    with pytest.raises(DetectorRefused, match="too many for the"):
+        detector.load(swapped, "swapped")
+
+
+def test_the_detectors_hash_covers_its_configuration_and_preprocessing(tmp_path):
+    def hashes(name, **files):
+        loaded = detector.load(tiny_detector.write(tmp_path / name, **files), name)
+        return loaded.weights_sha256, loaded.sha256
+
+    plain = hashes("plain")
+    other_labels = hashes("labels", configuration=tiny_detector.config(labels=("nsfw", "normal")))
+    other_mean = hashes("mean", preprocessing=tiny_detector.preprocessor(image_mean=[0.4] * 3))
+    assert plain[0] == other_labels[0] == other_mean[0], "the weights are the same"
+    assert len({plain[1], other_labels[1], other_mean[1]}) == 3
+    files = ("config.json", "preprocessor_config.json", "model.safetensors")
+    whole = b"".join((tmp_path / "plain" / file).read_bytes() for file in files)
+    assert plain[1] == hashlib.sha256(whole).hexdigest()
+
+
 def test_the_order_of_labels_on_disk_is_followed(tmp_path, tiny):
     labels = ("nsfw", "normal")
     swapped = tiny_detector.write(
@@ -391,7 +481,7 @@ def test_counts_that_differ_are_errors(tiny):
 @pytest.mark.parametrize("shape", [(0, 8, 8, 3), (1, 0, 8, 3), (8, 8, 3), (1, 8, 8, 1), (1, 3, 8, 8)])
 def test_what_is_not_a_batch_of_pictures_is_an_error(shape):
     with pytest.raises(SafetyError):
-        judging.check_images(torch.zeros(shape))
+        pictures.check_images(torch.zeros(shape))
 
 
 def test_alpha_hides_nothing(tiny):
@@ -401,6 +491,73 @@ def test_alpha_hides_nothing(tiny):
     assert verdict.flagged
     for action in (judging.BLACK, judging.BLUR):
         assert (judging.release(transparent, [True], action)[..., 3] == 1).all()
+
+
+# What leaves is what was scored
+
+
+def test_a_picture_below_black_does_not_pass_and_come_back(tiny):
+    """Drawn around -10 it is scored as black; brought back by adding 10 it would be the bright picture."""
+    bright = greys(BRIGHT)
+    assert flags(tiny, bright) == [True]
+    hidden = bright - 10
+    assert flags(tiny, hidden) == [False]
+    released = judging.release(hidden, [False], judging.BLACK)
+    assert not released.any()
+    assert flags(tiny, (released + 10).clamp(0, 1)) == [True], "adding 10 to black is white, and no picture any more"
+
+
+def test_a_picture_drawn_in_alpha_is_scored(tiny):
+    image = greys(DARK, channels=4)
+    for alpha, flagged in ((0.0, False), (1.0, False)):
+        image[..., 3] = alpha  # the same everywhere: no picture
+        assert flags(tiny, image) == [flagged]
+    image[..., 3] = BRIGHT
+    image[..., :2, 3] = 0.1
+    assert flags(tiny, torch.cat([greys(DARK, channels=4), image])) == [False, True]
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool, torch.complex64], ids=str)
+def test_images_that_are_not_floating_point_numbers_are_refused(tiny, dtype):
+    images = (greys(BRIGHT) * 255).to(dtype)
+    for work in (tiny.score, lambda images: judging.release(images, [False], judging.BLACK)):
+        with pytest.raises(SafetyError, match="floating-point numbers from 0 to 1, got torch"):
+            work(images)
+
+
+extreme = st.sampled_from(
+    [-math.inf, -1e30, -10.0, -0.5, -1e-9, 0.0, 0.3, 0.999, 1.0, 1.5, 11.0, 3e38, math.inf, math.nan]
+)
+
+
+@given(
+    values=st.lists(extreme, min_size=1, max_size=4),
+    spot=extreme,
+    channels=st.sampled_from([3, 4]),
+    dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.float64]),
+    action=st.sampled_from([action for action in judging.ACTIONS if action != judging.ERROR]),
+    scan=st.sampled_from(detector.SCANS),
+)
+@settings(max_examples=60, deadline=None)
+def test_whatever_comes_in_what_leaves_scores_the_same_and_lies_in_range(
+    tiny, values, spot, channels, dtype, action, scan
+):
+    images = greys(*values, channels=channels).to(dtype)
+    images[0, 3:9, 4:11] = spot
+    judged = verdicts(tiny, images, scan=scan)
+    released = judging.release(images, [verdict.flagged for verdict in judged], action)
+    returned = json.loads(judging.report(judged, action))["returned"]
+    assert len(returned) == (0 if released is None else len(released))
+    if released is None:
+        return
+    assert released.dtype == torch.float32 and bool(((released >= 0) & (released <= 1)).all())
+    again = tiny.score(released, scan)
+    for index, answer in zip(returned, again, strict=True):
+        finite = torch.isfinite(images[index].float()).all()
+        assert judged[index].flagged or finite
+        if not judged[index].flagged or action == judging.LABEL_ONLY:
+            assert answer.score == pytest.approx(judged[index].score, abs=1e-6)
+            assert torch.equal(released[returned.index(index)], pictures.visible(images)[index])
 
 
 # What a provider says
@@ -448,9 +605,9 @@ def test_black_is_black_and_the_others_are_left_alone():
 
 @pytest.mark.parametrize("size", [(1024, 700), (97, 300), (40, 40)])
 def test_a_blurred_picture_has_at_most_twelve_cells_a_side(size):
-    images = 0.4 + 0.2 * torch.rand(1, *size, 3, dtype=torch.float64)
-    blurred = judging.release(images, [True], judging.BLUR)
-    assert torch.linalg.matrix_rank(blurred[0, ..., 0], rtol=1e-9) <= min(12, max(size) // 8)
+    images = 0.4 + 0.2 * torch.rand(1, *size, 3)
+    blurred = judging.release(images, [True], judging.BLUR).double()
+    assert torch.linalg.matrix_rank(blurred[0, ..., 0], rtol=1e-5) <= min(12, max(size) // 8)
     assert blurred.shape == images.shape
 
 

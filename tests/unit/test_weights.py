@@ -12,6 +12,7 @@ from pathlib import Path
 import miniature
 import pytest
 from flux_krea.nodes.model_files import weights
+from flux_krea.nodes.model_files.quantization import slower_here, unknown_here
 from flux_krea.nodes.model_files.weights import WeightFileError, encoder_options, inspect, require, sort_encoders
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -178,24 +179,178 @@ def test_the_log_line_says_family_precision_parameters_and_size(tmp_path):
 
 def test_each_way_of_storing_scales_is_told_apart(tmp_path):
     plain = flux_layout(1, 1, "F8_E4M3")
-    layer = "double_blocks.0.img_attn.proj"
-    new = plain | {f"{layer}.comfy_quant": ("U8", (27,)), f"{layer}.weight_scale": ("F32", ())}
-    quantised = {"_quantization_metadata": json.dumps({"layers": {layer: {"format": "float8_e4m3fn"}}})}
+    new, contents = miniature.quantised_flux_layout(1, 1)
+    layers = {key.removesuffix(".comfy_quant"): {"format": "float8_e4m3fn"} for key in contents}
+    scales = {f"{layer}.weight_scale": ("F32", ()) for layer in layers}
+    quantised = {"_quantization_metadata": json.dumps({"layers": layers})}
     files = {
         "": miniature.write_header_only(tmp_path / "plain", plain),
         "scaled_fp8": miniature.write_header_only(tmp_path / "old", flux_layout(1, 1, "fp8_scaled")),
-        "comfy_quant": miniature.write_header_only(tmp_path / "new", new),
-        "metadata": miniature.write_header_only(tmp_path / "meta", plain, metadata=quantised),
+        "comfy_quant": miniature.write_header_only(tmp_path / "new", new, contents=contents),
+        "metadata": miniature.write_header_only(tmp_path / "meta", plain | scales, metadata=quantised),
     }
-    for quantization, path in files.items():
+    for stored_as, path in files.items():
         file = require(path, "diffusion_model")
-        assert file.quantization == quantization
-        assert file.precision == ("fp8_scaled" if quantization else "fp8")
+        assert file.quantization.stored_as == stored_as
+        assert file.precision == ("fp8_scaled" if stored_as else "fp8")
+        assert file.quantization.formats == (("float8_e4m3fn",) if stored_as else ())
+        assert file.quantization.parameters == 545_548_096, "scales are no parameters"
 
 
-def test_weights_packed_into_four_bits_are_not_taken_for_a_wrong_shape(tmp_path):
-    layout = flux_layout(1, 1) | one("single_blocks.0.linear2.weight", 3072, 7680, dtype="U8")
-    assert require(miniature.write_header_only(tmp_path / "x", layout), "diffusion_model").fault == ""
+# Each of ComfyUI's formats: what its entries say, the name for people, full-size gigabytes, the first ComfyUI.
+QUANTISED = [
+    ({"format": "float8_e4m3fn"}, "fp8_scaled", "0.4.0"),
+    ({"format": "float8_e5m2"}, "fp8_scaled (e5m2)", "0.8.0"),
+    ({"format": "nvfp4"}, "nvfp4", "0.8.0"),
+    ({"format": "mxfp8"}, "mxfp8", "0.18.0"),
+    ({"format": "int8_tensorwise"}, "int8", "0.27.0"),
+    ({"format": "int8_tensorwise", "convrot": True, "convrot_groupsize": 256}, "int8 ConvRot", "0.27.0"),
+    ({"format": "int8_tensorwise", "params": {"convrot": True}}, "int8 ConvRot", "0.27.0"),
+    ({"format": "convrot_w4a4"}, "int4 ConvRot (w4a4)", "0.28.0"),
+    ({"format": "asym_w4a8_int8"}, "int4 (w4a8)", "0.31.0"),
+]
+EVERY = frozenset(conf["format"] for conf, _, _ in QUANTISED)
+
+
+@pytest.mark.parametrize(("conf", "name", "since"), QUANTISED, ids=[row[1] for row in QUANTISED])
+def test_a_quantised_file_goes_by_its_right_name_and_the_comfyui_it_needs(tmp_path, conf, name, since):
+    layout, contents = miniature.quantised_flux_layout(conf=conf)
+    file = require(
+        miniature.write_header_only(tmp_path / "x.safetensors", layout, contents=contents), "diffusion_model"
+    )
+    assert str(file).startswith(f"x.safetensors: FLUX.1 dev or Krea, 19+38 blocks, {name}, 11,901.4 M parameters, ")
+    seen = file.quantization
+    refusal = (
+        f"{name}: ComfyUI {since} or newer is needed, and this is 0.3.75, which would leave out its scales and draw "
+        "noise: update ComfyUI, or use flux1-krea-dev_fp8_scaled.safetensors, which every ComfyUI reads"
+    )
+    assert unknown_here(seen, frozenset({"float8_e4m3fn"}), False, "0.3.75") == refusal
+    before = EVERY - {conf["format"]}
+    assert f"ComfyUI {since} or newer" in unknown_here(seen, before, True, "0.3.99")
+    assert "comfy-kitchen" in unknown_here(seen, before, True, since)
+    assert unknown_here(seen, EVERY, True, since) == ""
+
+
+def test_a_format_of_the_future_is_taken_where_this_comfyui_knows_it(tmp_path):
+    layout, contents = miniature.quantised_flux_layout(1, 1, {"format": "int3_fancy"})
+    seen = inspect(miniature.write_header_only(tmp_path / "x", layout, contents=contents)).quantization
+    assert (seen.precision, seen.formats) == ("int3_fancy", ("int3_fancy",))
+    assert unknown_here(seen, EVERY | {"int3_fancy"}, True, "9.0.0") == ""
+    assert "'int3_fancy', which neither ComfyUI 0.33.0 nor this pack knows" in unknown_here(seen, EVERY, True, "0.33.0")
+
+
+def test_a_file_of_several_formats_needs_the_newest_of_them(tmp_path):
+    layout, contents = miniature.quantised_flux_layout(2, 2, {"format": "nvfp4"})
+    key = "single_blocks.1.linear2.comfy_quant"
+    entry = json.dumps({"format": "int8_tensorwise"}).encode()
+    layout |= {key: ("U8", (len(entry),)), "single_blocks.1.linear2.weight": ("I8", (3072, 15360))}
+    seen = inspect(miniature.write_header_only(tmp_path / "x", layout, contents=contents | {key: entry})).quantization
+    assert (seen.precision, set(seen.formats)) == ("nvfp4", {"nvfp4", "int8_tensorwise"})
+    assert "ComfyUI 0.27.0 or newer" in unknown_here(seen, frozenset({"float8_e4m3fn", "nvfp4"}), True, "0.8.0")
+
+
+UNREADABLE = [
+    (b'{"convrot": true}', "does not name its format"),
+    (b'["nvfp4"]', "does not name its format"),
+    (b'{"format": 4}', "does not name its format"),
+    (b"{" + b" " * 20, "is not the JSON that ComfyUI reads"),
+    (b"[" * 4000, "is not the JSON that ComfyUI reads"),
+    (b'{"format": "nvfp4"}' + b" " * 5000, "is not the JSON that ComfyUI reads"),
+]
+
+
+@pytest.mark.parametrize(("entry", "sentence"), UNREADABLE, ids=[row[0][:18].decode() for row in UNREADABLE])
+@pytest.mark.parametrize("place", ["entry", "metadata"])
+def test_an_old_or_damaged_export_is_refused_with_a_sentence(tmp_path, entry, sentence, place):
+    layer = "double_blocks.0.img_attn.proj"
+    layout = flux_layout(1, 1, "F8_E4M3")
+    if place == "entry":
+        layout |= {f"{layer}.comfy_quant": ("U8", (len(entry),))}
+        path = miniature.write_header_only(tmp_path / "x", layout, contents={f"{layer}.comfy_quant": entry})
+    elif sentence.startswith("does not"):
+        metadata = {"_quantization_metadata": f'{{"layers": {{"{layer}": {entry.decode()}}}}}'}
+        path = miniature.write_header_only(tmp_path / "x", layout, metadata)
+    else:
+        path = miniature.write_header_only(tmp_path / "x", layout, {"_quantization_metadata": "[" * 99_999})
+    assert sentence in message(path, "diffusion_model")
+
+
+def test_a_gpu_that_unpacks_a_format_at_every_step_is_told_what_is_faster(tmp_path):
+    def advice(conf, *emulated):
+        layout, contents = miniature.quantised_flux_layout(1, 1, conf)
+        file = inspect(miniature.write_header_only(tmp_path / "x", layout, contents=contents))
+        return slower_here(file.quantization, frozenset(emulated))
+
+    ada, ampere = ("nvfp4", "mxfp8"), ("nvfp4", "mxfp8", "float8_e4m3fn", "float8_e5m2")
+    assert advice({"format": "nvfp4"}, *ada) == (
+        "this GPU cannot multiply in nvfp4: ComfyUI unpacks it at every step, which saves memory but no time. "
+        "int8 or fp8 scaled is faster here."
+    )
+    assert "int8, where ComfyUI is 0.27.0 or newer, is faster here." in advice({"format": "float8_e4m3fn"}, *ampere)
+    assert advice({"format": "int8_tensorwise"}, *ampere) == advice({"format": "nvfp4"}) == ""
+
+
+def test_weights_packed_into_four_bits_have_half_as_many_columns_and_no_other_shape(tmp_path):
+    packed = flux_layout(1, 1) | one("single_blocks.0.linear2.weight", 3072, 7680, dtype="U8")
+    assert require(miniature.write_header_only(tmp_path / "x", packed), "diffusion_model").fault == ""
+    cut = flux_layout(1, 1) | one("single_blocks.0.linear2.weight", 3072, 77, dtype="U8")
+    assert "has the shape 3072x77 instead of 3072x15360" in message(
+        miniature.write_header_only(tmp_path / "y", cut), "diffusion_model"
+    )
+
+
+# --- other people's names -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("double", "single"), [(19, 38), (1, 1), (2, 0)])
+@pytest.mark.parametrize("dtype", ["BF16", "F8_E4M3"])
+def test_flux_in_one_file_of_diffusers_names_is_accepted(tmp_path, double, single, dtype):
+    layout = miniature.diffusers_flux_layout(double, single, dtype)
+    file = require(miniature.write_header_only(tmp_path / "x", layout), "diffusion_model")
+    assert file.label == f"FLUX.1 dev or Krea, {double}+{single} blocks"
+    assert file.config == {"double_blocks": double, "single_blocks": single, "context_width": 4096, "pooled_width": 768}
+
+
+DIFFUSERS = miniature.diffusers_flux_layout(2, 2)
+NOT_CONVERTIBLE = [
+    ("without a value projection", without(DIFFUSERS, "single_transformer_blocks.1.attn.to_v.weight"),
+     f"1 tensor is missing, first single_blocks.1.linear1.weight: {NOISE}"),
+    ("schnell", {key: tensor for key, tensor in DIFFUSERS.items() if "guidance" not in key},
+     f"this is FLUX.1 schnell (it has no guidance embedding): {KREA}"),
+    ("a shard", {key: tensor for key, tensor in DIFFUSERS.items() if "embed" not in key},
+     "this is a diffusion model, or a part of one, in the layout of diffusers: "
+     "use the single file flux1-krea-dev.safetensors from the top of the same repository"),
+    ("scales that a conversion leaves out", DIFFUSERS | one("transformer_blocks.0.attn.to_q.weight_scale", dtype="F32"),
+     "this is a diffusion model, or a part of one, in the layout of diffusers: "
+     "use the single file flux1-krea-dev.safetensors from the top of the same repository"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("layout", "sentence"), [row[1:] for row in NOT_CONVERTIBLE], ids=[row[0] for row in NOT_CONVERTIBLE]
+)
+def test_what_comfyui_cannot_convert_from_diffusers_is_refused(tmp_path, layout, sentence):
+    path = miniature.write_header_only(tmp_path / "x.safetensors", layout)
+    assert message(path, "diffusion_model") == f"x.safetensors: {sentence}"
+
+
+def test_clip_l_of_openais_names_is_accepted_and_another_clip_is_not(tmp_path):
+    file = require(miniature.write_header_only(tmp_path / "x", miniature.openai_clip_layout()), "clip_l")
+    assert file.config == weights.STOCK_CLIP_L
+    half = without(miniature.openai_clip_layout(), "transformer.resblocks.3.attn.in_proj_weight")
+    assert "3 tensors are missing, first text_model.encoder.layers.3.self_attn.q_proj.weight" in message(
+        miniature.write_header_only(tmp_path / "half", half), "clip_l"
+    )
+    large = miniature.write_header_only(tmp_path / "large", miniature.openai_clip_layout(32, width=1280))
+    assert inspect(large).label == "CLIP-G, the second text encoder of SDXL"
+
+
+def test_a_merge_with_stray_lora_tensors_is_the_model_that_it_is(tmp_path):
+    stray = one("double_blocks.0.img_attn.proj.lora_A.weight", 16, 3072)
+    file = require(miniature.write_header_only(tmp_path / "x", flux_layout(2, 2) | stray), "diffusion_model")
+    assert file.label == "FLUX.1 dev or Krea, 2+2 blocks (1 stray LoRA tensors in it do nothing)"
+    broken = without(flux_layout(2, 2), "img_in.weight") | stray
+    assert inspect(miniature.write_header_only(tmp_path / "y", broken)).kind == "lora"
 
 
 def test_newer_names_of_the_norms_are_accepted(tmp_path):
@@ -338,6 +493,9 @@ shapes = st.lists(st.integers(0, 5), max_size=5).map(tuple)
 real_keys = st.sampled_from(
     [
         *flux_layout(1, 1),
+        *miniature.quantised_flux_layout(1, 1)[0],
+        *miniature.diffusers_flux_layout(1, 1),
+        *miniature.openai_clip_layout(1),
         *t5_layout(1),
         *clip_l_layout(1),
         *clip_vision_layout(1),
@@ -350,7 +508,10 @@ real_keys = st.sampled_from(
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(real_keys, st.tuples(st.sampled_from(["F32", "F8_E4M3", "U8"]), shapes), min_size=1, max_size=8))
 def test_real_names_with_any_shapes_are_never_taken_for_a_whole_model(tmp_path, layout):
-    file = inspect(miniature.write_header_only(tmp_path / "x", layout))
+    try:
+        file = inspect(miniature.write_header_only(tmp_path / "x", layout))
+    except WeightFileError:
+        return  # a comfy_quant entry of zeros
     assert file.fault
 
 

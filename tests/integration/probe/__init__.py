@@ -194,6 +194,19 @@ class ProbeObject:
         return {"ui": {"identity": [id(thing)]}}
 
 
+class ProbeAddGrey:
+    """Adds a number to every pixel, without keeping the result between 0 and 1, as any node may."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "add", ("IMAGE",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"image": ("IMAGE",), "value": ("FLOAT", {"default": 0.0, "min": -1e6, "max": 1e6})}}
+
+    def add(self, image, value):
+        return (image + value,)
+
+
 NODE_CLASS_MAPPINGS = {
     node.__name__: node
     for node in (
@@ -205,6 +218,7 @@ NODE_CLASS_MAPPINGS = {
         ProbeStranger,
         ProbeEncoders,
         ProbeObject,
+        ProbeAddGrey,
         *redux.NODES,
         *waiting.NODES,
     )
