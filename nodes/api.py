@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from comfy_execution.utils import get_executing_context
 
 from .bridge import execution, inputs, report, tensors
+from .bridge.newer_schema import found_by
 
 
 class FluxKreaAPI(io.ComfyNode):
@@ -36,6 +37,13 @@ class FluxKreaAPI(io.ComfyNode):
             ],
             hidden=[io.Hidden.prompt],
             not_idempotent=True,  # two random seeds are two pictures, though the nodes look the same
+            **found_by(
+                io.Schema,
+                "flux api, krea api, flux krea, flux.1 dev, bfl, black forest labs, fal, fal.ai, replicate, "
+                "lumenfall, core.today, 1min.ai, cloud, remote, provider, text to image, txt2img, "
+                "image to image, img2img",
+                shelf="Image Generation",
+            ),
         )
 
     @classmethod

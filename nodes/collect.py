@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from .api import FluxKreaAPI, delivered
 from .bridge import execution
+from .bridge.newer_schema import found_by
 from .providers.contract import RequestRefused
 
 
@@ -21,6 +22,10 @@ class FluxKreaCollect(io.ComfyNode):
                 io.String.Input("ticket", default="", tooltip="Wire it, or paste what API Krea Submit showed."),
             ],
             outputs=FluxKreaAPI.define_schema().outputs,
+            **found_by(
+                io.Schema,
+                "flux api, fal, replicate, fetch, ticket, download, async, remote",
+            ),
         )
 
     @classmethod

@@ -10,6 +10,8 @@ import torch
 from comfy_api.latest import io, ui
 from comfy_execution.graph_utils import ExecutionBlocker
 
+from .bridge.newer_schema import found_by
+
 
 class FluxKreaReview(io.ComfyNode):
     @classmethod
@@ -35,6 +37,11 @@ class FluxKreaReview(io.ComfyNode):
                 io.Image.Output(display_name="image", tooltip="The same images, once accepted; nothing before."),
                 io.String.Output(display_name="report", tooltip="JSON: the images' code and whether it was accepted."),
             ],
+            **found_by(
+                io.Schema,
+                "approve, human review, manual check, pause, gate, moderation, image chooser",
+                shelf="Image Tools",
+            ),
         )
 
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
+from .bridge.newer_schema import found_by
 from .safety import detector, installed_detectors, judging
 
 UNSCORED = 1.0  # the score of an image that has none, so that a comparison downstream stops it too
@@ -83,6 +84,11 @@ class FluxKreaSafetyCheck(io.ComfyNode):
                 ),
                 io.String.Output(display_name="report", tooltip="JSON: detector, threshold, counts, reasons by image."),
             ],
+            **found_by(
+                io.Schema,
+                "nsfw, nsfw filter, nudity, censor, content filter, moderation, safety checker, falconsai",
+                shelf="Image Tools",
+            ),
         )
 
     @classmethod

@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from .api import purse_of
 from .bridge import execution, inputs
+from .bridge.newer_schema import found_by
 
 
 class FluxKreaSubmit(io.ComfyNode):
@@ -22,6 +23,10 @@ class FluxKreaSubmit(io.ComfyNode):
             hidden=[io.Hidden.prompt],
             is_output_node=True,
             not_idempotent=True,
+            **found_by(
+                io.Schema,
+                "flux api, fal, replicate, queue, send, async, remote, provider",
+            ),
         )
 
     @classmethod

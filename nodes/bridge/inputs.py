@@ -13,6 +13,7 @@ from PIL import features
 from ..providers import providers
 from ..providers.contract import AUTO, IMAGE_TO_IMAGE, REDUX, TEXT_TO_IMAGE, GenerationRequest, RequestRefused
 from . import tensors
+from .newer_schema import if_known
 
 IMAGE_USES = {"image to image": IMAGE_TO_IMAGE, "redux": REDUX}
 ACCELERATIONS = ("none", "regular", "high")
@@ -55,7 +56,7 @@ def generation_inputs() -> list:
         io.Int.Input(
             "height", default=1024, min=16, max=14142, tooltip="What the provider makes of it is in the report."
         ),
-        io.Int.Input("steps", default=28, min=1, max=50, tooltip="Sampling steps."),
+        io.Int.Input("steps", default=28, min=1, max=50, tooltip="Sampling steps.", **advanced(io.Int.Input)),
         io.Float.Input(
             "guidance",
             default=4.5,
@@ -63,6 +64,7 @@ def generation_inputs() -> list:
             max=50.0,
             step=0.1,
             tooltip="How closely to follow the prompt. Each provider gets it under its own name and within its own limits.",
+            **advanced(io.Float.Input),
         ),
         io.Int.Input(
             "seed",
@@ -84,20 +86,28 @@ def generation_inputs() -> list:
             options=list(ACCELERATIONS),
             default="none",
             tooltip="fal's words; other providers know fast and not fast. Fast pictures cannot be repeated from the seed.",
+            **advanced(io.Combo.Input),
         ),
         io.Boolean.Input(
             "safety_checker",
             default=True,
             tooltip="The provider's own. Off, its flags say nothing: they come out as not checked.",
+            **advanced(io.Boolean.Input),
         ),
         io.Combo.Input(
             "output_format",
             options=list(OUTPUT_FORMATS),
             default="png",
             tooltip="As the provider sends it; avif and gif are Lumenfall's.",
+            **advanced(io.Combo.Input),
         ),
         io.Int.Input(
-            "quality", default=95, min=0, max=100, tooltip="Of jpeg and webp, where the provider has a choice."
+            "quality",
+            default=95,
+            min=0,
+            max=100,
+            tooltip="Of jpeg and webp, where the provider has a choice.",
+            **advanced(io.Int.Input),
         ),
         io.Float.Input(
             "max_cost_usd",
@@ -108,20 +118,28 @@ def generation_inputs() -> list:
             round=0.000001,
             tooltip="Refuses, before anything is sent, what would take this graph's API nodes together above this. "
             "-1: no limit. With a limit, a provider whose price is unknown is refused.",
+            **advanced(io.Float.Input),
         ),
         io.Boolean.Input(
             "reuse",
             default=True,
             tooltip="Takes a picture that was paid for with exactly these values, now or before a crash, instead of paying "
             "again. Off, every new run is a new job.",
+            **advanced(io.Boolean.Input),
         ),
         io.String.Input(
             "extra",
             multiline=True,
             default="",
             tooltip='The provider\'s own fields, as JSON: {"go_fast": false}. They are sent as they are.',
+            **advanced(io.String.Input),
         ),
     ]
+
+
+def advanced(kind) -> dict:
+    """Folded away until somebody asks for it, on the pages that can fold; older ones show it."""
+    return if_known(kind, advanced=True)
 
 
 def request_of(
