@@ -78,13 +78,17 @@ function makesPng(node) {
   return isKnown(node, format) && !isWired(node, format) && widgetOf(node, format).value === "png";
 }
 
-/** What no provider lists is the pack's own, and always counts. */
+/** What no provider lists is the pack's own, and always counts; with auto, what any provider knows counts. */
 function isKnown(node, name) {
+  const mode = modeOf(node);
   const table = tableOf(node);
-  if (!table) return true; // auto, or a mode that the provider does not have: the estimate says so
-  if (name in table) return table[name].how !== "unsupported";
-  return !isOfAnyProvider(name);
+  if (!isOfAnyProvider(name)) return true;
+  if (table) return knows(table, name);
+  if (chosen(node) !== AUTO) return true; // it does not have this mode: the estimate says so
+  return Object.values(providers).some(({ modes }) => modes[mode] && knows(modes[mode], name));
 }
+
+const knows = (table, name) => name in table && table[name].how !== "unsupported";
 
 function isOfAnyProvider(name) {
   return Object.values(providers).some(({ modes }) => Object.values(modes).some((table) => name in table));

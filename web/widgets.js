@@ -114,7 +114,7 @@ export function showOnly(node, isShown, height) {
  * of loading a workflow, or when a node is added, it reads them anew. Widgets that know their node's id are watched.
  */
 export function reread(node) {
-  if (!app.extensionManager?.setting?.get("Comfy.VueNodes.Enabled") || node.widgets[0].setNodeId) return;
+  if (!isVue() || node.widgets[0].setNodeId) return;
   if (node.onAfterGraphConfigured) node.onAfterGraphConfigured();
   else addAgain(node);
 }
@@ -125,6 +125,8 @@ function addAgain(node) {
   node.graph?.onNodeAdded?.(node);
   node.widgets.forEach((widget, index) => (widget.callback = callbacks[index]));
 }
+
+const isVue = () => !!app.extensionManager?.setting?.get("Comfy.VueNodes.Enabled");
 
 /** The height beyond what the node needs: the user's, or the saved file's. */
 const spareOf = (node) => Math.max(0, node.size[1] - node.computeSize()[1]);
@@ -141,8 +143,10 @@ export function fit(node, made) {
   return made + node.size[1] - before;
 }
 
+/** The Vue renderer gives a node the room that its content needs by itself, and knows better how much that is. */
 function resize(node, heightOf) {
   node.widgets.push(node.widgets.pop()); // Vue watches the list, not the widgets in it
+  if (isVue()) return;
   const [width, least] = node.computeSize();
   node.setSize([Math.max(node.size[0], width), heightOf(least)]);
   app.canvas?.setDirty(true, true);
