@@ -9,7 +9,7 @@ import math
 import random
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageStat
 
 WORKFLOWS = Path(__file__).resolve().parent.parent / "workflows"
 SIDE = 560  # pixels of a finished thumbnail
@@ -264,7 +264,38 @@ def review_gate() -> Board:
     return board
 
 
+def app_form(has_image: bool) -> Image.Image:
+    """Fields from top to bottom, and a button to press."""
+    form = Image.new("RGB", (400, 760), (58, 66, 84))
+    draw = ImageDraw.Draw(form)
+    top = 40
+    for height, words in ((230 if not has_image else 130, (0.8, 0.6)), (60, (0.4,)), (60, (0.3,))):
+        if has_image and top == 40:
+            form.paste(landscape(EMBER, 5).resize((320, 200), Image.Resampling.LANCZOS, (0, 140, 700, 580)), (40, top))
+            top += 230
+        draw.rounded_rectangle((40, top, 360, top + height), 18, fill=PAPER)
+        for row, width in enumerate(words):
+            draw.rounded_rectangle((64, top + 18 + 46 * row, 64 + 270 * width, top + 42 + 46 * row), 12, fill=MUTED)
+        top += height + 28
+    draw.rounded_rectangle((40, 640, 360, 720), 40, fill=BLUE)
+    draw.polygon([(180, 656), (180, 704), (226, 680)], fill=PAPER)
+    return form
+
+
+def app(place, palette: Palette, has_image: bool = False) -> Board:
+    board = Board()
+    board.put(landscape(palette, 3 if palette is DUSK else 21), (45, 22, 94, 71))
+    board.put(app_form(has_image), (6, 8, 40, 73))
+    board.arrow((37, 66), (49, 60), PAPER)
+    board.badge(*place)
+    board.words("app", (69.5, 82), 7)
+    return board
+
+
 THUMBNAILS = {
+    "app_text_to_image": lambda: app(LOCAL, DUSK),
+    "app_redux": lambda: app(LOCAL, EMBER, has_image=True),
+    "app_api_text_to_image": lambda: app(API, DUSK),
     "text_to_image": lambda: text_to_image(LOCAL),
     "image_to_image": lambda: image_to_image(LOCAL),
     "inpaint": inpaint,
@@ -278,6 +309,15 @@ THUMBNAILS = {
     "api_many_providers": many_providers,
     "local_and_api_side_by_side": side_by_side,
 }
+
+
+def difference(name: str) -> float:
+    """Between the file and what is drawn now: the mean over all pixels, of 255. Writing as JPEG alone makes about 1."""
+    drawn = THUMBNAILS[name]().finished()
+    with Image.open(WORKFLOWS / f"{name}.jpg") as file:
+        if file.size != drawn.size:
+            return math.inf
+        return sum(ImageStat.Stat(ImageChops.difference(file.convert("RGB"), drawn)).mean) / 3
 
 
 def main() -> None:

@@ -31,7 +31,10 @@ def app_of(name: str) -> dict:
     workflow["extra"] = {
         **workflow["extra"],
         "linearMode": True,
-        "linearData": {"inputs": [list(field) for field in inputs], "outputs": outputs},
+        "linearData": {
+            "inputs": [[str(node), name] for node, name in inputs],
+            "outputs": [str(node) for node in outputs],
+        },
     }
     return workflow
 
@@ -47,6 +50,6 @@ def test_an_app_is_its_template_with_fields(name):
         text = json.dumps(app, indent=1, ensure_ascii=False) + "\n"
         (WORKFLOWS / f"app_{name}.json").write_text(text, encoding="utf-8")
     assert read(f"app_{name}") == app
-    nodes = {node["id"] for node in app["nodes"]}
+    nodes = {str(node["id"]) for node in app["nodes"]}
     fields = app["extra"]["linearData"]
     assert {node for node, _ in fields["inputs"]} | set(fields["outputs"]) <= nodes
