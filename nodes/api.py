@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from .bridge import delivery, execution, inputs
+from .bridge.newer_schema import found_by
 
 
 class FluxKreaAPI(io.ComfyNode):
@@ -19,6 +20,13 @@ class FluxKreaAPI(io.ComfyNode):
             inputs=inputs.generation_inputs(),
             outputs=delivery.output_sockets(),
             not_idempotent=True,  # two random seeds are two pictures, though the nodes look the same
+            **found_by(
+                io.Schema,
+                "flux api, krea api, flux krea, flux.1 dev, bfl, black forest labs, fal, fal.ai, replicate, "
+                "lumenfall, core.today, 1min.ai, cloud, remote, provider, text to image, txt2img, "
+                "image to image, img2img",
+                shelf="Image Generation",
+            ),
         )
 
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from .bridge import delivery, execution
+from .bridge.newer_schema import found_by
 from .providers.contract import RequestRefused
 
 
@@ -20,6 +21,10 @@ class FluxKreaCollect(io.ComfyNode):
                 io.String.Input("ticket", default="", tooltip="Wire it, or paste what API Krea Submit showed."),
             ],
             outputs=delivery.output_sockets(),
+            **found_by(
+                io.Schema,
+                "flux api, fal, replicate, fetch, ticket, download, async, remote",
+            ),
         )
 
     @classmethod

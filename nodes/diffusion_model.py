@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from .bridge.choices import check_choice
+from .bridge.newer_schema import found_by
 from .model_files import installed_files, loading
 
 WEIGHT_DTYPES = ("default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2")  # as in core's Load Diffusion Model
@@ -46,6 +47,10 @@ class FluxKreaDiffusionModel(io.ComfyNode):
             description="Loads FLUX.1 Krea [dev]'s diffusion model alone, its header checked first.",
             inputs=[model_input(), weight_dtype_input()],
             outputs=[io.Model.Output(display_name="MODEL")],
+            **found_by(
+                io.Schema,
+                "unet, load diffusion model, flux model, flux.1 dev, krea dev, bfl, fp8",
+            ),
         )
 
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 from comfy_execution.graph_utils import GraphBuilder
 
+from .bridge.newer_schema import found_by
 from .diffusion_model import find_model, model_input, weight_dtype_input
 from .model_files import installed_files, loading, weights
 from .text_encoders import encoder_inputs
@@ -32,6 +33,12 @@ class FluxKreaLoader(io.ComfyNode):
                 io.Vae.Output(display_name="VAE"),
             ],
             enable_expand=True,
+            **found_by(
+                io.Schema,
+                "flux loader, load flux, flux.1 dev, krea dev, bfl, black forest labs, load diffusion model, "
+                "unet, dual clip, t5, vae, fp8, checkpoint",
+                shelf="Image Generation",
+            ),
         )
 
     @classmethod

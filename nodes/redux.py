@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from .bridge.choices import check_choice
+from .bridge.newer_schema import found_by
 from .sampling import redux
 
 
@@ -67,6 +68,12 @@ class FluxKreaRedux(io.ComfyNode):
                 ),
             ],
             outputs=[io.Conditioning.Output(display_name="CONDITIONING")],
+            **found_by(
+                io.Schema,
+                "flux redux, ip-adapter, ipadapter, image prompt, reference image, style reference, style model, "
+                "variation, siglip, bfl",
+                shelf="Image Generation",
+            ),
         )
 
     @classmethod

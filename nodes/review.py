@@ -10,6 +10,7 @@ from comfy_api.latest import io, ui
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from .bridge.execution import private_folder
+from .bridge.newer_schema import found_by
 from .safety.pictures import check_images, pictures, visible
 from .safety.review_codes import installation_secret, review_code
 
@@ -38,6 +39,11 @@ class FluxKreaReview(io.ComfyNode):
                 io.Image.Output(display_name="image", tooltip="The same images, once accepted; nothing before."),
                 io.String.Output(display_name="report", tooltip="JSON: the images' code and whether it was accepted."),
             ],
+            **found_by(
+                io.Schema,
+                "approve, human review, manual check, pause, gate, moderation, image chooser",
+                shelf="Image Tools",
+            ),
         )
 
     @classmethod

@@ -6,6 +6,7 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from .bridge.choices import check_choice
+from .bridge.newer_schema import found_by
 from .safety import detector, installed_detectors, judging, pictures
 from .safety.detector import SCANS
 
@@ -85,6 +86,11 @@ class FluxKreaSafetyCheck(io.ComfyNode):
                 ),
                 io.String.Output(display_name="report", tooltip="JSON: detector, threshold, counts, reasons by image."),
             ],
+            **found_by(
+                io.Schema,
+                "nsfw, nsfw filter, nudity, censor, content filter, moderation, safety checker, falconsai",
+                shelf="Image Tools",
+            ),
         )
 
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import comfy.samplers
 from comfy_api.latest import io
 
+from .bridge.newer_schema import found_by
 from .sampling import block_cache, sample
 
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
@@ -84,6 +85,12 @@ class FluxKreaSampler(io.ComfyNode):
                 ),
             ],
             outputs=[io.Latent.Output(display_name="LATENT")],
+            **found_by(
+                io.Schema,
+                "ksampler, flux sampler, flux guidance, distilled guidance, first block cache, teacache, "
+                "wavespeed, accelerate, krea dev, bfl",
+                shelf="Image Generation",
+            ),
         )
 
     @classmethod

@@ -6,6 +6,7 @@ import comfy.model_management
 import torch
 from comfy_api.latest import io
 
+from .bridge.newer_schema import found_by
 from .bridge.sizes import EXACT, FROM_RATIO, RATIOS, asked_size, describe, presets, to_legal
 
 
@@ -43,6 +44,10 @@ class FluxKreaSize(io.ComfyNode):
                 io.Int.Output(display_name="height"),
                 io.Latent.Output(display_name="LATENT"),
             ],
+            **found_by(
+                io.Schema,
+                "resolution, aspect ratio, megapixels, empty latent, width height, flux size, dimensions",
+            ),
         )
 
     @classmethod

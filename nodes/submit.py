@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from .bridge import inputs
+from .bridge.newer_schema import found_by
 
 
 class FluxKreaSubmit(io.ComfyNode):
@@ -20,6 +21,10 @@ class FluxKreaSubmit(io.ComfyNode):
             outputs=[io.String.Output(display_name="ticket", tooltip="For API Krea Collect. It is no secret.")],
             is_output_node=True,
             not_idempotent=True,
+            **found_by(
+                io.Schema,
+                "flux api, fal, replicate, queue, send, async, remote, provider",
+            ),
         )
 
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from .bridge.newer_schema import found_by
 from .model_files import installed_files, loading
 
 
@@ -28,6 +29,10 @@ class FluxKreaTextEncoders(io.ComfyNode):
             description="Loads FLUX.1's two text encoders alone, for a diffusion model from another loader, such as GGUF's.",
             inputs=encoder_inputs(),
             outputs=[io.Clip.Output(display_name="CLIP")],
+            **found_by(
+                io.Schema,
+                "dual clip, clip loader, clip_l, t5xxl, flux text encoder, bfl",
+            ),
         )
 
     @classmethod

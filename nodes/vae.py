@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from .bridge.newer_schema import found_by
 from .model_files import installed_files, loading
 
 
@@ -27,6 +28,10 @@ class FluxKreaVAE(io.ComfyNode):
             description="Loads FLUX.1's VAE alone, its header checked first.",
             inputs=[vae_input()],
             outputs=[io.Vae.Output(display_name="VAE")],
+            **found_by(
+                io.Schema,
+                "load vae, ae.safetensors, flux vae, autoencoder",
+            ),
         )
 
     @classmethod

@@ -21,6 +21,7 @@ VALUES = dict.fromkeys(WIDGETS) | {
     "acceleration": "none", "safety_checker": True, "output_format": "png", "quality": 90, "max_cost_usd": -1,
     "reuse": True, "extra": "",
 }  # fmt: skip
+# The card is a widget like others to the page, and its value is its words.
 RUN = """() => new Promise((resolve) => {
   for (const end of ["execution_success", "execution_error", "execution_interrupted"])
     app.api.addEventListener(end, (event) => resolve(end + ": " + (event.detail?.exception_message ?? "")), { once: true });
@@ -79,7 +80,7 @@ def load(page, workflow: dict) -> None:
     page.wait_for_timeout(500)
 
 
-def wait_for_text(page, words: str, id: int = 1, name: str = "status") -> str:
+def wait_for_text(page, words: str, id: int = 1, name: str = "report") -> str:
     page.wait_for_function(f"([id, name, words]) => ({TEXT})([id, name]).includes(words)", arg=[id, name, words])
     return page.evaluate(TEXT, [id, name])
 
@@ -98,6 +99,16 @@ def saved(page) -> dict:
 
 def graph_of(page) -> dict:
     return json.loads(page.evaluate("async () => JSON.stringify((await app.graphToPrompt()).output)"))
+
+
+def accept_pictures(page) -> str:
+    """Presses Krea Review Gate's button; returns the id of the run that then lets the pictures pass."""
+    page.evaluate(
+        """() => { window.passed = new Promise((resolve) =>
+          app.api.addEventListener("execution_success", (event) => resolve(event.detail.prompt_id), { once: true })) }"""
+    )
+    page.get_by_role("button", name="I have looked").press("Enter")
+    return page.evaluate("() => window.passed")
 
 
 def screen(name: str):

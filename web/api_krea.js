@@ -1,9 +1,9 @@
 // @ts-check
 // API Krea and API Krea Submit: the widgets that the chosen provider knows, what a run would cost, and the key's state.
-import { openKeySettings } from "./key_settings.js";
-import { changeLines, estimateLine, labelOf, parameterLine } from "./reports.js";
+import { openKeys } from "./key_settings.js";
+import { changeLines, labelOf, parameterLine, priceOf, toned } from "./reports.js";
 import { keys, providers, tell } from "./server.js";
-import { addButton, addTextBox, after, isWired, onChange, onExecuted, showOnly, showText, takeOnly, widgetOf } from "./widgets.js";
+import { after, isWired, onChange, onExecuted, showOnly, takeOnly, widgetOf } from "./widgets.js";
 import { say, tooltipOf } from "./words.js";
 
 const PAUSE = 300; // milliseconds without a change before the server is asked
@@ -11,23 +11,25 @@ const AUTO = "auto";
 /** Widgets that are about the run, not about the picture; the server's estimate does not take them. */
 const ABOUT_THE_RUN = new Set(["provider", "max_cost_usd", "reuse"]);
 const IMAGES = "images"; // more than a provider makes in one call become several calls
+const OF_AN_IMAGE = ["image_use", "strength"];
 
-/** @param {(text: string) => string} readable what the node sends after a run, as words */
-export function setUpGeneration(node, readable) {
-  const inputs = node.widgets.filter((widget) => widget.name !== "control_after_generate");
-  const box = addTextBox(node, "status", say("status"));
-  const keyButton = addButton(node, say("Set the key…"), openKeySettings);
+/**
+ * @param {ComfyNode} node
+ * @param {import("./card.js").Card} card
+ * @param {(texts: string[]) => import("./card.js").CardContent} contentOf what the node sends after a run
+ */
+export function setUpGeneration(node, card, contentOf) {
+  const inputs = node.widgets.filter((widget) => widget.name !== "control_after_generate" && widget !== card.widget);
   /** @type {any} */
-  const view = { node, inputs, box, keyButton, asked: 0, timer: 0, estimate: ["…"], report: "" };
+  const view = { node, inputs, card, asked: 0, timer: 0, estimate: { headline: "…" }, payee: "", report: null };
 
   onChange(node, (widget) => {
-    if (widget === box) return;
     // A report is about the values of its run; the seed is changed by the page itself, right after queueing.
-    if (widget.name !== "seed") view.report = "";
+    if (widget.name !== "seed") view.report = null;
     refresh(view);
   });
   onExecuted(node, ({ text = [] }) => {
-    view.report = text.map((words) => readable(words)).join("\n");
+    view.report = text.length ? contentOf(text) : null;
     display(view);
   });
   after(node, "onConnectionsChange", () => refresh(view));
@@ -43,11 +45,10 @@ export function setUpGeneration(node, readable) {
 }
 
 function refresh(view, savedHeight) {
-  const { node, inputs, keyButton } = view;
-  const hidden = new Set(inputs.filter((widget) => !isKnown(node, widget.name) && !isWired(node, widget.name)));
-  const needsKey = keys.states[chosen(node)] === "missing";
+  const { node, inputs, card } = view;
+  const hidden = new Set(inputs.filter((widget) => !hasEffect(node, widget.name) && !isWired(node, widget.name)));
   takeOnly(node, (widget) => limitsOf(node, widget));
-  showOnly(node, (widget) => (widget === keyButton ? needsKey : !hidden.has(widget)), savedHeight);
+  showOnly(node, (widget) => !hidden.has(widget), savedHeight);
   display(view);
   clearTimeout(view.timer);
   view.timer = setTimeout(() => askForEstimate(view), PAUSE);
@@ -65,14 +66,29 @@ function tableOf(node) {
   return providers[chosen(node)]?.modes[modeOf(node)];
 }
 
-/** Whether the chosen provider does anything with this widget. What no provider lists is the pack's own. */
-function isKnown(node, name) {
-  const table = tableOf(node);
-  if (!table) return true; // auto, or a mode that the provider does not have: the estimate says so
-  if (name === "image_use") return isWired(node, "image");
-  if (name in table) return table[name].how !== "unsupported";
-  return !isOfAnyProvider(name);
+/** Whether this widget changes anything: with these other values, at the chosen provider. */
+function hasEffect(node, name) {
+  if (OF_AN_IMAGE.includes(name) && !isWired(node, "image")) return false;
+  if (name === "quality" && makesPng(node)) return false;
+  return name === "image_use" || isKnown(node, name);
 }
+
+function makesPng(node) {
+  const format = "output_format";
+  return isKnown(node, format) && !isWired(node, format) && widgetOf(node, format).value === "png";
+}
+
+/** What no provider lists is the pack's own, and always counts; with auto, what any provider knows counts. */
+function isKnown(node, name) {
+  const mode = modeOf(node);
+  const table = tableOf(node);
+  if (!isOfAnyProvider(name)) return true;
+  if (table) return knows(table, name);
+  if (chosen(node) !== AUTO) return true; // it does not have this mode: the estimate says so
+  return Object.values(providers).some(({ modes }) => modes[mode] && knows(modes[mode], name));
+}
+
+const knows = (table, name) => name in table && table[name].how !== "unsupported";
 
 function isOfAnyProvider(name) {
   return Object.values(providers).some(({ modes }) => Object.values(modes).some((table) => name in table));
@@ -97,26 +113,27 @@ async function askForEstimate(view) {
   const question = { provider: chosen(node), has_image: isWired(node, "image"), values };
   const estimate = await tell("/flux_krea/estimate", question).catch(({ message }) => ({ refused: message }));
   if (turn !== view.asked) return; // a later question is under way
-  view.estimate = estimateLines(node, estimate);
+  view.estimate = estimateContent(node, estimate);
+  view.payee = estimate.provider;
   display(view);
 }
 
-function estimateLines(node, estimate) {
-  if (estimate.refused) return [estimate.refused];
+/** @returns {import("./card.js").CardContent} */
+function estimateContent(node, estimate) {
+  if (estimate.refused) return { lines: [toned(estimate.refused, "bad")] };
   const hasImage = isWired(node, "image");
   const changes = estimate.changes.filter(({ input }) => !hasImage || !["image", "width", "height"].includes(input));
-  return [
-    estimateLine(estimate, widgetOf(node, "images").value, !hasImage),
-    estimate.note,
-    overBudget(node, estimate.usd),
-    ...changeLines(changes),
-    ...wiredLines(node),
-  ];
+  return {
+    ...priceOf(estimate, widgetOf(node, "images").value, !hasImage),
+    lines: [...overBudget(node, estimate.usd), ...wiredLines(node)],
+    details: [...changeLines(changes), estimate.note].filter(Boolean),
+  };
 }
 
 function overBudget(node, usd) {
   const limit = widgetOf(node, "max_cost_usd").value;
-  return limit >= 0 && (usd === null || usd > limit) && say("max_cost_usd is {limit}: the run will be refused.", { limit });
+  if (limit < 0 || (usd !== null && usd <= limit)) return [];
+  return [toned(say("max_cost_usd is {limit}: the run will be refused.", { limit }), "bad")];
 }
 
 /** A wired value is known only when the graph runs. */
@@ -125,14 +142,30 @@ function wiredLines(node) {
   return names.length ? [say("Wired, and not counted yet: {names}", { names: names.join(", ") })] : [];
 }
 
-/** After a run its report; before it the price and the key, which a small box has room for, then the details. */
-function display({ node, box, report, estimate: [price, ...details] }) {
-  showText(node, box, report || [price, keyLine(chosen(node)), ...details].filter(Boolean).join("\n"));
+/** After a run its report; before it the price and the key. */
+function display({ node, card, report, estimate, payee }) {
+  card.show(report ?? withKey(chosen(node), payee, estimate));
 }
 
-function keyLine(provider) {
-  const values = { provider: labelOf(provider) };
-  if (provider === AUTO || keys.states[provider] === undefined) return "";
-  if (keys.states[provider] === "missing") return say("{provider}: no key – set it in Settings → FLUX Krea", values);
-  return say("{provider}: key is set", values);
+/**
+ * @param {string} provider
+ * @param {string} payee the provider that the estimate is for: the one that auto would take
+ * @param {import("./card.js").CardContent} content
+ */
+function withKey(provider, payee, content) {
+  const state = provider === AUTO ? (keys.states[payee] ?? stateOfAll()) : keys.states[provider];
+  if (state === undefined) return content;
+  const said = content.lines ?? [];
+  const values = { provider: labelOf(provider === AUTO ? payee : provider) };
+  if (state !== "missing") return { ...content, lines: [toned(say("{provider}: key is set", values), "good"), ...said] };
+  const actions = [{ label: say("Set the key…"), press: () => openKeys(provider) }];
+  // Where no provider has a key, the server can only say the same.
+  if (provider === AUTO) return { lines: [toned(say("No provider has a key yet."), "warning")], actions };
+  return { ...content, lines: [toned(say("{provider}: no key yet", values), "warning"), ...said], actions };
+}
+
+/** "missing" where auto has nobody to choose from. */
+function stateOfAll() {
+  const states = Object.values(keys.states);
+  return states.length && states.every((state) => state === "missing") ? "missing" : undefined;
 }

@@ -1,26 +1,28 @@
+// @ts-check
 // What the page adds to our own nodes. Every node works without this folder.
 import { app } from "../../scripts/app.js";
 import { setUpGeneration } from "./api_krea.js";
+import { Card } from "./card.js";
 import { keySettings } from "./key_settings.js";
 import { setUpProgress } from "./progress.js";
-import { generationText } from "./reports.js";
+import { generationContent, wordsContent } from "./reports.js";
 import { setUpReview } from "./review.js";
 import { setUpSafetyCheck } from "./safety_check.js";
 import { setUpSize } from "./size.js";
 import { waitingTab } from "./waiting.js";
-import { addTextBox, onExecuted, showText } from "./widgets.js";
+import { onExecuted } from "./widgets.js";
 import { say } from "./words.js";
 
-/** Each node's set-up. Nodes that report in words show what they send as `ui.text`. */
+/** Nodes that do more than show the words they report. */
 const SET_UP = {
   FluxKreaSize: setUpSize,
-  FluxKreaSampler: (node) => showItsWords(node, String), // most of the time it has nothing to say
   FluxKreaSafetyCheck: setUpSafetyCheck,
   FluxKreaReview: setUpReview,
-  FluxKreaAPI: (node) => setUpGeneration(node, generationText),
-  FluxKreaSubmit: (node) => setUpGeneration(node, String),
-  FluxKreaCollect: (node) => showItsWords(node, generationText, addResult(node)),
+  FluxKreaAPI: (node, cardOf) => setUpGeneration(node, cardOf(), ([report]) => generationContent(report)),
+  FluxKreaSubmit: (node, cardOf) => setUpGeneration(node, cardOf(), wordsContent),
+  FluxKreaCollect: (node, cardOf) => showReports(node, cardOf, ([report]) => generationContent(report)),
 };
+const PREFIX = "FluxKrea"; // of all our nodes, and of nobody else's
 
 app.registerExtension({
   name: "flux_krea",
@@ -29,19 +31,25 @@ app.registerExtension({
     app.extensionManager.registerSidebarTab(waitingTab);
   },
   nodeCreated(node) {
-    if (!(node.comfyClass in SET_UP)) return;
-    SET_UP[node.comfyClass](node);
-    setUpProgress(node);
+    if (!node.comfyClass?.startsWith(PREFIX)) return;
+    const cardOf = cardOnDemand(node);
+    (SET_UP[node.comfyClass] ?? showReports)(node, cardOf);
+    setUpProgress(node, cardOf);
   },
 });
 
-const addResult = (node) => addTextBox(node, "result", say("result"));
+/** A node that has nothing to say has no card; one comes with its first words. @param {ComfyNode} node */
+function cardOnDemand(node) {
+  let card;
+  return () => (card ??= new Card(node, "report", say("Report")));
+}
 
-/** Without a box, one comes with the node's first words. */
-function showItsWords(node, readable, box) {
-  onExecuted(node, ({ text = [] }) => {
-    if (!text.length && !box) return;
-    box ??= addResult(node);
-    showText(node, box, text.map((words) => readable(words)).join("\n"));
-  });
+/**
+ * What a node sends as `ui.text` after each run.
+ * @param {ComfyNode} node
+ * @param {() => Card} cardOf
+ * @param {(texts: string[]) => import("./card.js").CardContent} contentOf
+ */
+function showReports(node, cardOf, contentOf = wordsContent) {
+  onExecuted(node, ({ text = [] }) => text.length && cardOf().show(contentOf(text)));
 }

@@ -1,6 +1,5 @@
 // @ts-check
 // Settings → FLUX Krea: the providers' keys. A key goes from the field to the server once and stays nowhere in the page.
-import { app } from "../../scripts/app.js";
 import { element } from "./elements.js";
 import { keys, providers, tell } from "./server.js";
 import { say } from "./words.js";
@@ -17,8 +16,21 @@ export const keySettings = [
   },
 ];
 
-export function openKeySettings() {
-  app.extensionManager.command.execute("Comfy.ShowSettingsDialog");
+/**
+ * The same fields in a window of their own, one step away from the node that needs a key.
+ * @param {string} provider whose field gets the keyboard; the first one where it is none of the providers
+ */
+export function openKeys(provider) {
+  const done = element("button", { textContent: say("Done") });
+  const form = element("form", { method: "dialog" }, page(), done);
+  const dialog = element("dialog", { className: "flux-krea-dialog" }, form);
+  dialog.setAttribute("aria-label", say("API keys"));
+  dialog.addEventListener("keydown", (event) => event.stopPropagation()); // ComfyUI's shortcuts are not for a window
+  dialog.addEventListener("close", () => dialog.remove());
+  document.body.append(dialog);
+  dialog.showModal();
+  const fields = [...dialog.querySelectorAll("input")];
+  (fields[Object.keys(providers).indexOf(provider)] ?? fields[0])?.focus();
 }
 
 /** The cards on the page, each with a way to show its key's state. Opening the settings again replaces them. */
@@ -59,7 +71,9 @@ function card(name, provider) {
   const remove = act(say("Remove"), "/flux_krea/keys/remove", () => ({}), say("Removed."));
   field.addEventListener("keydown", (event) => {
     event.stopPropagation(); // ComfyUI's shortcuts are not for a key
-    if (event.key === "Enter") save.click();
+    if (event.key !== "Enter") return;
+    event.preventDefault(); // in a form it would press the form's own button
+    save.click();
   });
 
   const show = () => {

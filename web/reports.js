@@ -10,18 +10,20 @@ const DOLLARS = new Intl.NumberFormat("en-US", {
 export const labelOf = (provider) => providers[provider]?.label ?? provider;
 
 /**
- * "≈ $0.05, 1024 × 1024 (1.05 MP) at fal"
+ * The price, and what it is for: "≈ $0.05" and "1024 × 1024 (1.05 MP) at fal".
  * @param {Record<string, any>} estimate as /flux_krea/estimate answers
  * @param {number} images
+ * @param {boolean} hasSize
+ * @returns {{ headline: string, about: string }}
  */
-export function estimateLine(estimate, images, hasSize) {
-  const values = { price: money(estimate.usd), provider: labelOf(estimate.provider) };
+export function priceOf(estimate, images, hasSize) {
+  const provider = labelOf(estimate.provider);
   const size = hasSize && estimate.size ? sizeOf(...estimate.size) : "";
   const what = [images > 1 ? `${images} ×` : "", size].filter(Boolean).join(" ");
-  if (estimate.usd === null) return say("Price unknown at {provider}", values) + (what && `, ${what}`);
-  return what
-    ? say("≈ {price}, {what} at {provider}", { ...values, what })
-    : say("≈ {price} at {provider}", values);
+  return {
+    headline: estimate.usd === null ? say("Price unknown") : `≈ ${money(estimate.usd)}`,
+    about: what ? say("{what} at {provider}", { what, provider }) : say("at {provider}", { provider }),
+  };
 }
 
 /** "guidance 0.5 → 1: fal takes 1 to 20" */
@@ -42,42 +44,57 @@ export function parameterLine(provider, { field, minimum, maximum, default: valu
   return say("{provider}: {words}", { provider: labelOf(provider), words });
 }
 
-/** What API Krea and API Krea Collect tell after a run. @param {string} text */
-export function generationText(text) {
+/**
+ * What API Krea and API Krea Collect tell after a run.
+ * @param {string} text
+ * @returns {import("./card.js").CardContent}
+ */
+export function generationContent(text) {
   const report = JSON.parse(text);
   const sizes = new Set(report.pictures.map(({ width, height }) => `${width} × ${height}`));
-  return [
-    [report.provider_name, `${report.pictures.length} × ${[...sizes].join(", ")}`, `seed ${report.seed}`].join(" · "),
-    paidLine(report),
-    flagsLine(report.has_nsfw_concepts),
-    ...changeLines(report.changes),
-    ...report.notes,
-  ].join("\n");
+  const pictures = `${report.pictures.length} × ${[...sizes].join(", ")}`;
+  return {
+    ...paidFor(report),
+    lines: [[report.provider_name, pictures, `seed ${report.seed}`].join(" · "), flagsLine(report.has_nsfw_concepts)],
+    details: [...changeLines(report.changes), ...report.notes],
+  };
 }
 
-function paidLine(report) {
-  const values = { price: money(report.billed_usd ?? report.estimated_usd), provider: report.provider_name };
-  if (report.already_paid_pictures >= report.pictures.length) return say("Paid before: taken from disk, nothing paid now.");
-  if (report.billed_usd !== null) return say("Billed: {price}", values);
-  if (report.estimated_usd !== null) return say("≈ {price}; {provider} does not say what it billed.", values);
-  return say("{provider} does not say what it billed.", values);
+/** @param {Record<string, any>} report */
+function paidFor({ provider_name: provider, pictures, already_paid_pictures: old, billed_usd: billed, estimated_usd: estimated }) {
+  if (old >= pictures.length) return { headline: money(0), about: say("paid before, taken from disk") };
+  if (billed !== null) return { headline: money(billed), about: say("billed by {provider}", { provider }) };
+  const about = say("{provider} does not say what it billed.", { provider });
+  return { headline: estimated === null ? say("Price unknown") : `≈ ${money(estimated)}`, about };
 }
 
 function flagsLine(flags) {
   const count = (value) => flags.filter((flag) => flag === value).length;
-  const parts = [
-    count(true) && say("{count} flagged", { count: count(true) }),
-    count(false) && say("{count} not flagged", { count: count(false) }),
-    count(null) && say("{count} not checked", { count: count(null) }),
+  const [flagged, passed, unchecked] = [count(true), count(false), count(null)];
+  const what = [
+    flagged && say("{count} flagged", { count: flagged }),
+    passed && say("{count} not flagged", { count: passed }),
+    unchecked && say("{count} not checked", { count: unchecked }),
   ];
-  return say("The provider's safety check: {what}", { what: parts.filter(Boolean).join(", ") });
+  const line = say("The provider's safety check: {what}", { what: what.filter(Boolean).join(", ") });
+  return flagged ? toned(line, "warning") : unchecked ? line : toned(line, "good");
 }
 
-/** Krea Safety Check: one line for the batch, one for each image. @param {string} text */
-export function verdictText(text) {
+/** @param {string} text @param {"good" | "warning" | "bad"} tone */
+export const toned = (text, tone) => ({ text, tone });
+
+/**
+ * Krea Safety Check: the batch, then a line for each image.
+ * @param {string} text
+ * @returns {import("./card.js").CardContent}
+ */
+export function verdictContent(text) {
   const report = JSON.parse(text);
-  const head = say("{flagged} of {images} flagged, below {threshold} passes ({detector})", report);
-  return [head, ...report.per_image.map(verdictLine)].join("\n");
+  return {
+    headline: say("{flagged} of {images} flagged", report),
+    about: say("below {threshold} passes ({detector})", report),
+    lines: report.per_image.map(verdictLine),
+  };
 }
 
 function verdictLine({ index, flagged, score, reasons }) {
@@ -88,8 +105,12 @@ function verdictLine({ index, flagged, score, reasons }) {
   };
   const verdict = flagged ? say("flagged") : say("passed");
   const number = score === null ? say("no score") : score.toFixed(3);
-  return [`${index + 1}: ${verdict}`, number, ...reasons.map((reason) => why[reason]).filter(Boolean)].join(" · ");
+  const line = [`${index + 1}: ${verdict}`, number, ...reasons.map((reason) => why[reason]).filter(Boolean)].join(" · ");
+  return toned(line, flagged ? "warning" : "good");
 }
+
+/** What a node says in plain words, a line each. @param {string[]} texts @returns {import("./card.js").CardContent} */
+export const wordsContent = (texts) => ({ lines: texts.flatMap((text) => text.split("\n")).filter(Boolean) });
 
 function sizeOf(width, height) {
   return `${width} × ${height} (${((width * height) / 1e6).toFixed(2)} MP)`;

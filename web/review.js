@@ -2,28 +2,33 @@
 // Krea Review Gate: the button that says a person has looked.
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { toned } from "./reports.js";
 import { ask } from "./server.js";
-import { addButton, onExecuted, setValue, showOnly, widgetOf } from "./widgets.js";
+import { onExecuted, setValue, widgetOf } from "./widgets.js";
 import { say } from "./words.js";
 
 const REMEMBERED_RUNS = 200; // of ComfyUI's history that are looked through
 
-export function setUpReview(node) {
-  let waiting = ""; // the code of the pictures that wait for a person
-  const accept = addButton(node, say("I have looked: let these pass"), async () => {
+/** @param {ComfyNode} node @param {() => import("./card.js").Card} cardOf */
+export function setUpReview(node, cardOf) {
+  const accept = async (code) => {
     try {
-      await letPass(node, waiting);
+      await letPass(node, code);
     } catch (problem) {
       app.extensionManager.toast.add({ severity: "error", summary: "Krea Review Gate", detail: problem.message });
     }
-  });
-  const show = () => showOnly(node, (widget) => widget !== accept || waiting !== "");
-  requestAnimationFrame(show);
-  onExecuted(node, ({ review_code: [code = ""] = [], reviewed: [accepted = false] = [] }) => {
-    waiting = accepted ? "" : code;
-    show();
+  };
+  onExecuted(node, ({ review_code: [code] = [], reviewed: [accepted = false] = [] }) => {
+    if (code) cardOf().show(accepted ? LOOKED_AT : waiting(() => accept(code)));
   });
 }
+
+const LOOKED_AT = { lines: [toned(say("Looked at and accepted: these pass."), "good")] };
+
+const waiting = (press) => ({
+  lines: [toned(say("Held back until a person has looked."), "warning")],
+  actions: [{ label: say("I have looked: let these pass"), press }],
+});
 
 /** Runs the very graph that made these pictures once more: a new run of the page's could draw new seeds. */
 async function letPass(node, code) {

@@ -1,23 +1,24 @@
 // @ts-check
 // Krea Safety Check: whether the chosen detector is ready, and after a run the verdict on each image.
-import { verdictText } from "./reports.js";
+import { toned, verdictContent } from "./reports.js";
 import { ask } from "./server.js";
-import { addTextBox, onChange, onExecuted, showText, widgetOf } from "./widgets.js";
+import { onChange, onExecuted, widgetOf } from "./widgets.js";
 import { say } from "./words.js";
 
-export function setUpSafetyCheck(node) {
+/** @param {ComfyNode} node @param {() => import("./card.js").Card} cardOf */
+export function setUpSafetyCheck(node, cardOf) {
   const detector = widgetOf(node, "detector");
-  const box = addTextBox(node, "result", say("result"));
+  const card = cardOf();
   const showState = async () => {
     const states = await ask("/flux_krea/detectors").catch(() => ({}));
-    showText(node, box, stateText(detector.value, states));
+    card.show({ lines: [stateLine(detector.value, states)] });
   };
   onChange(node, (widget) => widget === detector && showState());
-  onExecuted(node, ({ text = [] }) => showText(node, box, text.map((words) => verdictText(words)).join("\n")));
+  onExecuted(node, ({ text = [] }) => text.length && card.show(verdictContent(text[0])));
   requestAnimationFrame(showState);
 }
 
-function stateText(detector, states) {
-  if (!(detector in states)) return say("{detector}: not installed", { detector });
-  return states[detector] ?? say("{detector}: ready", { detector });
+function stateLine(detector, states) {
+  if (!(detector in states)) return toned(say("{detector}: not installed", { detector }), "bad");
+  return states[detector] ? toned(states[detector], "bad") : toned(say("{detector}: ready", { detector }), "good");
 }

@@ -1,11 +1,6 @@
 // @ts-check
 // What can be done to a node's widgets that holds in both renderers and on every frontend from 1.32 on.
 import { app } from "../../scripts/app.js";
-import { ComfyWidgets } from "../../scripts/widgets.js";
-
-const LINE = 16; // pixels of a line in a text box
-const LETTER = 7; // pixels, about
-const MOST_LINES = 14;
 
 /** What a hidden widget was before. */
 const shownAs = new WeakMap();
@@ -108,9 +103,9 @@ const rangeText = ({ options, tooltip }) => [options.min, options.max, options.v
  * @param {number} [height] of the node as it was saved
  */
 export function showOnly(node, isShown, height) {
-  const spare = Math.max(0, node.size[1] - node.computeSize()[1]);
+  const spare = spareOf(node);
   const changed = (node.widgets ?? []).filter((widget) => setHidden(widget, !isShown(widget)));
-  fit(node, (least) => (height === undefined ? least + spare : Math.max(least, height)));
+  resize(node, (least) => (height === undefined ? least + spare : Math.max(least, height)));
   if (changed.length) reread(node);
 }
 
@@ -119,7 +114,7 @@ export function showOnly(node, isShown, height) {
  * of loading a workflow, or when a node is added, it reads them anew. Widgets that know their node's id are watched.
  */
 export function reread(node) {
-  if (!app.extensionManager?.setting?.get("Comfy.VueNodes.Enabled") || node.widgets[0].setNodeId) return;
+  if (!isVue() || node.widgets[0].setNodeId) return;
   if (node.onAfterGraphConfigured) node.onAfterGraphConfigured();
   else addAgain(node);
 }
@@ -131,45 +126,30 @@ function addAgain(node) {
   node.widgets.forEach((widget, index) => (widget.callback = callbacks[index]));
 }
 
-function fit(node, heightOf) {
+const isVue = () => !!app.extensionManager?.setting?.get("Comfy.VueNodes.Enabled");
+
+/** The height beyond what the node needs: the user's, or the saved file's. */
+const spareOf = (node) => Math.max(0, node.size[1] - node.computeSize()[1]);
+
+/**
+ * Makes room for what a node's card shows now, and takes back what was made for it before and is no longer needed.
+ * @param {any} node
+ * @param {number} made the height that was added for the card until now
+ * @returns {number} the height that is added for it now
+ */
+export function fit(node, made) {
+  const before = node.size[1];
+  resize(node, (least) => Math.max(least, before - made));
+  return made + node.size[1] - before;
+}
+
+/** The Vue renderer gives a node the room that its content needs by itself, and knows better how much that is. */
+function resize(node, heightOf) {
   node.widgets.push(node.widgets.pop()); // Vue watches the list, not the widgets in it
+  if (isVue()) return;
   const [width, least] = node.computeSize();
   node.setSize([Math.max(node.size[0], width), heightOf(least)]);
   app.canvas?.setDirty(true, true);
-}
-
-/** A read-only box of text that is neither saved with the workflow nor sent to the server. */
-export function addTextBox(node, name, label = name) {
-  const box = ComfyWidgets.STRING(node, name, ["STRING", { multiline: true }], app).widget;
-  box.label = label;
-  box.serialize = false;
-  box.options.serialize = false;
-  box.options.read_only = true;
-  box.options.getMinHeight = () => LINE * (1 + linesIn(box.value, node.size[0] / LETTER));
-  box.element.readOnly = true;
-  box.element.setAttribute("aria-label", label);
-  reread(node);
-  return box;
-}
-
-/** Of a text that is broken after so many letters. */
-function linesIn(text, letters) {
-  const lines = String(text ?? "").split("\n").map((line) => Math.max(1, Math.ceil(line.length / letters)));
-  return Math.min(MOST_LINES, lines.reduce((sum, count) => sum + count));
-}
-
-/** @param {string} text */
-export function showText(node, box, text) {
-  if (box.value === text) return;
-  setValue(box, text);
-  fit(node, (least) => Math.max(least, node.size[1]));
-}
-
-/** A button that is not saved with the workflow. Older Vue renderers show the name where others show a label. */
-export function addButton(node, label, onPress) {
-  const button = node.addWidget("button", label, null, onPress, { serialize: false });
-  button.serialize = false;
-  return button;
 }
 
 /** Calls `listener` with what the server sent for this node after each run. */

@@ -26,6 +26,7 @@ from ..providers.loras import loras_of
 from ..providers.payload import ACCELERATIONS
 from . import execution, tensors
 from .choices import check_choice
+from .newer_schema import if_known
 
 if TYPE_CHECKING:
     from ..jobs.handle import Handle
@@ -83,13 +84,14 @@ def generation_inputs() -> list[io.Input]:
         io.Int.Input(
             "height", default=1024, **span("height"), tooltip="What the provider makes of it is in the report."
         ),
-        io.Int.Input("steps", default=28, **span("steps"), tooltip="Sampling steps."),
+        io.Int.Input("steps", default=28, **span("steps"), tooltip="Sampling steps.", **advanced(io.Int.Input)),
         io.Float.Input(
             "guidance",
             default=4.5,
             **span("guidance"),
             step=0.1,
             tooltip="How closely to follow the prompt. Each provider gets it under its own name and within its own limits.",
+            **advanced(io.Float.Input),
         ),
         io.Int.Input(
             "seed",
@@ -110,20 +112,27 @@ def generation_inputs() -> list[io.Input]:
             default="none",
             tooltip="Some providers know only fast and not fast: there regular and high are both fast. Fast pictures cannot be "
             "repeated from the seed.",
+            **advanced(io.Combo.Input),
         ),
         io.Boolean.Input(
             "safety_checker",
             default=True,
             tooltip="The provider's own. Off, its flags say nothing: they come out as not checked.",
+            **advanced(io.Boolean.Input),
         ),
         io.Combo.Input(
             "output_format",
             options=list(OUTPUT_FORMATS),
             default="png",
             tooltip="As the provider sends it; not every provider knows every format.",
+            **advanced(io.Combo.Input),
         ),
         io.Int.Input(
-            "quality", default=95, **span("quality"), tooltip="Of jpeg and webp, where the provider has a choice."
+            "quality",
+            default=95,
+            **span("quality"),
+            tooltip="Of jpeg and webp, where the provider has a choice.",
+            **advanced(io.Int.Input),
         ),
         io.Float.Input(
             "max_cost_usd",
@@ -134,18 +143,21 @@ def generation_inputs() -> list[io.Input]:
             round=0.000001,
             tooltip="Refuses, before anything is sent, what would take this run's API nodes together above this. "
             "-1: only the server's own limits hold, for one run and for 24 hours.",
+            **advanced(io.Float.Input),
         ),
         io.Boolean.Input(
             "reuse",
             default=True,
             tooltip="Takes a picture that was paid for with exactly these values, now or before a crash, instead of paying "
             "again. Off, every new run is a new job.",
+            **advanced(io.Boolean.Input),
         ),
         io.String.Input(
             "extra",
             multiline=True,
             default="",
             tooltip='The provider\'s own fields, as JSON: {"go_fast": false}. They are sent as they are.',
+            **advanced(io.String.Input),
         ),
         io.Mask.Input(
             "mask",
@@ -162,6 +174,11 @@ def generation_inputs() -> list[io.Input]:
             "as civitai:1234@5678 (Runware), then the strength. Only the provider is sent them.",
         ),
     ]
+
+
+def advanced(kind: type) -> dict[str, Any]:
+    """Folded away until somebody asks for it, on the pages that can fold; older ones show it."""
+    return if_known(kind, advanced=True)
 
 
 def request_of(

@@ -28,7 +28,7 @@ interface ComfyNode {
   graph?: ComfyGraph;
   computeSize(): [number, number];
   setSize(size: [number, number]): void;
-  addWidget(type: string, name: string, value: unknown, callback: () => void, options?: object): ComfyWidget;
+  addDOMWidget(name: string, type: string, element: HTMLElement, options: object): ComfyWidget;
   connectByType(slot: number, target: ComfyNode, type: string): unknown;
   onAfterGraphConfigured?: () => void;
 }
@@ -66,6 +66,7 @@ interface ComfyApp {
     graph: ComfyGraph;
     selectNode?: (node: ComfyNode) => void;
     setDirty(foreground: boolean, background: boolean): void;
+    processMouseWheel?: (event: WheelEvent) => void;
   };
   graph: ComfyGraph;
 }
@@ -85,9 +86,4 @@ declare module "*/scripts/app.js" {
 }
 declare module "*/scripts/api.js" {
   export const api: ComfyApi;
-}
-declare module "*/scripts/widgets.js" {
-  export const ComfyWidgets: {
-    STRING(node: ComfyNode, name: string, spec: [string, object], app: ComfyApp): { widget: any };
-  };
 }

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from comfyui import ComfyUI
-from page_driver import api_flow, load, saved, screen, set_value, shown, wait_for_text, write_readme_picture
+from page_driver import api_flow, load, saved, screen, set_value, wait_for_text, write_readme_picture
 
 PAGE = "() => document.documentElement.outerHTML + JSON.stringify({ ...localStorage, ...sessionStorage })"
 
@@ -21,10 +21,10 @@ def comfyui(all_standins, tmp_path_factory):
 
 @pytest.fixture
 def card(page):
-    """fal's part of the settings page, opened from the node's own button."""
+    """fal's part of the settings page."""
     load(page, api_flow(provider="fal"))
-    wait_for_text(page, "fal: no key – set it in Settings → FLUX Krea")
-    page.evaluate("() => app.graph.getNodeById(1).widgets.find((w) => w.type == 'button').callback()")
+    wait_for_text(page, "fal: no key yet")
+    page.evaluate("() => app.extensionManager.command.execute('Comfy.ShowSettingsDialog')")
     card = page.locator(".flux-krea-keys fieldset", has_text="Get a key at fal")
     page.get_by_role("dialog").get_by_text("FLUX Krea", exact=True).first.click()
     card.wait_for()
@@ -69,10 +69,30 @@ def test_a_key_is_set_tested_removed_and_found_nowhere(comfyui, page, card, stan
     wait_for_text(page, "fal: no key")
 
 
-def test_the_way_to_the_settings_is_there_only_while_the_key_is_missing(page):
-    load(page, api_flow(provider="fal"))
-    wait_for_text(page, "fal: no key")
-    assert "Set the key…" in shown(page)
+def test_a_missing_key_is_set_from_the_node_itself(page, standins, renderer):
+    load(page, api_flow(provider="auto"))
+    wait_for_text(page, "No provider has a key yet.")
+    set_value(page, "provider", "replicate")
+    wait_for_text(page, "Replicate: no key yet")
+    way = page.get_by_role("button", name="Set the key…")
+    way.click()
+    dialog = page.get_by_role("dialog", name="API keys")
+    assert dialog.locator("input:focus").get_attribute("aria-label") == "Replicate key"
+    page.screenshot(path=screen(f"keys-dialog-{renderer}.png"))
+    page.keyboard.type(standins["replicate"].key)
+    page.keyboard.press("Enter")
+    dialog.get_by_text("Saved.").wait_for()
+    dialog.get_by_role("button", name="Done").click()
+    dialog.wait_for(state="detached")
+    wait_for_text(page, "Replicate: key is set")
+    assert way.count() == 0
     set_value(page, "provider", "auto")
-    wait_for_text(page, "No provider has a key.")
-    assert "Set the key…" not in shown(page)
+    wait_for_text(page, "at Replicate\nReplicate: key is set")
+
+    set_value(page, "provider", "fal")
+    wait_for_text(page, "fal: no key yet")
+    way.press("Enter")
+    dialog.get_by_role("button", name="Replicate: Remove").press("Enter")
+    dialog.get_by_text("Removed.").wait_for()
+    page.keyboard.press("Escape")
+    dialog.wait_for(state="detached")

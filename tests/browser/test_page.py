@@ -1,13 +1,10 @@
 """What a user sees: templates open and run, values survive saving, our nodes show their words."""
 
-import io
 import json
-import os
 import re
 
 import pytest
 from comfyui import ROOT
-from PIL import Image
 
 SCREENS = ROOT / ".dev" / "screens"
 TEMPLATES = sorted((ROOT / "workflows").glob("*.json"))
@@ -23,6 +20,26 @@ ACCELERATE = """() => {
   const sampler = app.graph.nodes.find((node) => node.comfyClass == "FluxKreaSampler");
   const widget = sampler.widgets.find((widget) => widget.name == "acceleration");
   widget.value = "regular"; widget.callback?.(widget.value);
+}"""
+TITLE, BLANK = 34, 110  # pixels of the graph: a frame's title, and the room that may be left below a note's text
+LAYOUT = """() => {
+  const { ds, canvas } = app.canvas, origin = canvas.getBoundingClientRect();
+  const inGraph = ({ left, top, right, bottom }) => [
+    (left - origin.x) / ds.scale - ds.offset[0], (top - origin.y) / ds.scale - ds.offset[1],
+    (right - origin.x) / ds.scale - ds.offset[0], (bottom - origin.y) / ds.scale - ds.offset[1],
+  ].map(Math.round);
+  const drawn = ({ pos: [x, y], size: [width, height] }, above) => [x, y - above, x + width, y + height].map(Math.round);
+  const box = (node) => {
+    const element = document.querySelector(`[data-node-id='${node.id}']`);
+    return element ? inGraph(element.getBoundingClientRect()) : drawn(node, LiteGraph.NODE_TITLE_HEIGHT);
+  };
+  const texts = [...document.querySelectorAll(".tiptap, .comfy-markdown-content")].filter((text) => text.offsetHeight);
+  const lowest = (text) => Math.max(...[...text.children].map((part) => part.offsetTop + part.offsetHeight)) - text.offsetTop;
+  return {
+    nodes: app.graph.nodes.map((node) => [node.title, box(node)]),
+    groups: app.graph.groups.map((group) => [group.title, drawn(group, 0)]),
+    notes: texts.map((text) => ["the note", text.clientHeight, lowest(text)]),
+  };
 }"""
 RUN = """() => new Promise((resolve) => {
   for (const end of ["execution_success", "execution_error", "execution_interrupted"])
@@ -47,8 +64,6 @@ def graph_of(page) -> dict:
 def test_template_opens_without_a_complaint_and_keeps_its_values(comfyui, page, renderer, template):
     load(page, template)
     page.screenshot(path=screen(f"{template.stem}-{renderer}.png"))
-    if os.environ.get("FLUX_KREA_WRITE_DOCS") and renderer == "canvas":
-        write_thumbnail(page, template.with_suffix(".jpg"))
     assert page.locator("[role=dialog]").count() == 0
     assert page.locator(".p-toast-message").all_inner_texts() == []
     before = graph_of(page)
@@ -56,6 +71,7 @@ def test_template_opens_without_a_complaint_and_keeps_its_values(comfyui, page, 
     page.evaluate("(flow) => app.loadGraphData(flow, true, true, 'again')", saved)
     page.wait_for_timeout(500)
     assert graph_of(page) == before
+    assert layout_faults(page) == []
     assert before == comfyui.to_api(
         json.loads(template.read_text(encoding="utf-8"))
     )  # what comfy-cli queues is what the page queues
@@ -75,12 +91,33 @@ def test_text_to_image_runs_and_our_nodes_show_their_results(page, renderer):
     page.screenshot(path=screen(f"text_to_image-{renderer}-done.png"))
 
 
-def write_thumbnail(page, path):
-    """The graph as it opens: what a template shows in ComfyUI's list."""
-    page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
-    page.wait_for_timeout(1500)
-    shot = Image.open(io.BytesIO(page.screenshot(clip={"x": 70, "y": 130, "width": 1640, "height": 800})))
-    shot.convert("RGB").resize((984, 480), Image.Resampling.LANCZOS).save(path, quality=82)
+def layout_faults(page) -> list[str]:
+    """What lies over something else, hangs out of its frame or hides the frame's title; in pixels of the graph.
+
+    The canvas renderer draws a node's title above its place; the Vue renderer's elements are what they are.
+    """
+    layout = page.evaluate(LAYOUT)
+    faults = []
+    for index, (name, box) in enumerate(layout["nodes"]):
+        faults += [
+            f"{name} lies over {other}" for other, second in layout["nodes"][index + 1 :] if overlap(box, second)
+        ]
+        frames = [(title, frame) for title, frame in layout["groups"] if overlap(box, frame)]
+        below_title = [[left, top + TITLE, right, bottom] for _, [left, top, right, bottom] in frames]
+        if not all(contains(frame, box) for frame in below_title) or len(frames) > 1:
+            faults.append(f"{name} at {box} and its frames {frames}")
+    for name, shown, whole in layout["notes"]:
+        if not whole <= shown <= whole + BLANK:
+            faults.append(f"{name} shows {shown} pixels of text that is {whole} high")
+    return faults
+
+
+def overlap(one, other) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def contains(frame, box) -> bool:
+    return frame[0] <= box[0] and frame[1] <= box[1] and box[2] <= frame[2] and box[3] <= frame[3]
 
 
 def screen(name: str):

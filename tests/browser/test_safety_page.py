@@ -4,13 +4,7 @@ import shutil
 
 import pytest
 import tiny_detector
-from page_driver import RUN, TEXT, VALUES, flow, load, node, screen, set_value, wait_for_text
-
-BUTTON = "app.graph.getNodeById(2).widgets.find((w) => w.type == 'button')"
-PRESS = f"""() => new Promise((resolve) => {{
-  app.api.addEventListener("execution_success", (event) => resolve(event.detail.prompt_id), {{ once: true }});
-  {BUTTON}.callback();
-}})"""
+from page_driver import RUN, TEXT, VALUES, accept_pictures, flow, load, node, screen, set_value, wait_for_text
 
 
 @pytest.fixture
@@ -34,13 +28,13 @@ def test_the_detectors_state_is_told_before_the_run_and_each_verdict_after_it(de
     )  # fmt: skip
     kept = node(3, "PreviewImage", (980, 240), inputs=[("images", "IMAGE", 2)], size=(300, 300))
     load(page, flow(image, check, kept, links=[[1, 1, 0, 2, 0, "IMAGE"], [2, 2, 0, 3, 0, "IMAGE"]]))
-    wait_for_text(page, "tiny: ready", 2, "result")
+    wait_for_text(page, "tiny: ready", 2)
     set_value(page, "detector", "gone", 2)
-    wait_for_text(page, "gone: not installed", 2, "result")
+    wait_for_text(page, "gone: not installed", 2)
     set_value(page, "detector", "tiny", 2)
-    wait_for_text(page, "tiny: ready", 2, "result")
+    wait_for_text(page, "tiny: ready", 2)
     assert page.evaluate(RUN) == "execution_success: "
-    first, *images = wait_for_text(page, "2 of 2 flagged, below 0.5 passes (tiny)", 2, "result").splitlines()
+    first, *images = wait_for_text(page, "2 of 2 flagged, below 0.5 passes (tiny)", 2).splitlines()
     assert [line.split(" · ")[0] for line in images] == ["1: flagged", "2: flagged"]
     page.screenshot(path=screen(f"safety-{renderer}-done.png"))
 
@@ -55,16 +49,17 @@ def test_the_review_button_lets_the_very_pictures_pass_that_were_shown(comfyui, 
     )
     kept = node(3, "SaveImage", (900, 240), ["reviewed"], [("images", "IMAGE", 2)], size=(300, 300))
     load(page, flow(images, gate, kept, links=[[1, 1, 0, 2, 0, "IMAGE"], [2, 2, 0, 3, 0, "IMAGE"]]))
-    assert not page.evaluate(f"() => {BUTTON}")
+    assert page.get_by_role("button", name="I have looked").count() == 0
     assert "look at this image" in page.evaluate(RUN)
-    page.wait_for_function(f"() => {BUTTON}")
+    page.get_by_role("button", name="I have looked").wait_for()
     page.keyboard.press("Escape")  # older pages say in a dialog that the images were held back
     page.wait_for_timeout(500)
     page.screenshot(path=screen(f"review-{renderer}.png"))
     set_value(page, "color", 0x993311)  # as a random seed would: the page's graph now makes other pictures
-    (picture,) = comfyui.history(page.evaluate(PRESS))["outputs"]["3"]["images"]
+    (picture,) = comfyui.history(accept_pictures(page))["outputs"]["3"]["images"]
     assert picture["filename"].startswith("reviewed")
-    page.wait_for_function(f"() => !{BUTTON}")
+    wait_for_text(page, "Looked at and accepted", 2)
+    assert page.get_by_role("button", name="I have looked").count() == 0
     assert page.evaluate(TEXT, [2, "reviewed"]).count("-") == 2
 
 
@@ -76,6 +71,6 @@ def test_the_review_button_keeps_the_seed_that_api_krea_drew(comfyui, standins, 
     kept = node(3, "SaveImage", (1040, 240), ["reviewed"], [("images", "IMAGE", 2)], size=(300, 300))
     load(page, flow(api, gate, kept, links=[[1, 1, 0, 2, 0, "IMAGE"], [2, 2, 0, 3, 0, "IMAGE"]]))
     assert "look at this image" in page.evaluate(RUN)
-    page.wait_for_function(f"() => {BUTTON}")
-    assert comfyui.history(page.evaluate(PRESS))["outputs"]["3"]["images"]
+    page.keyboard.press("Escape")
+    assert comfyui.history(accept_pictures(page))["outputs"]["3"]["images"]
     assert standins["fal"].state()["billed"] == 1

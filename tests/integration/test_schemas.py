@@ -49,3 +49,13 @@ def test_nothing_that_a_saved_workflow_relies_on_has_changed(comfyui):
         for old, new in zip(promised["inputs"], inputs, strict=True):
             assert set(old["options"]) <= set(new["options"]), (name, old["name"])
         assert now[name]["outputs"] == promised["outputs"]
+
+
+def test_every_node_is_found_by_other_words_where_comfyui_knows_such_words(comfyui):
+    nodes = comfyui.object_info()
+    ours = {name: node.get("search_aliases") or [] for name, node in nodes.items() if name.startswith("FluxKrea")}
+    knows_words = any(node.get("search_aliases") for name, node in nodes.items() if name not in ours)
+    assert len(ours) >= 12
+    assert all(bool(words) == knows_words for words in ours.values()), ours
+    advanced = nodes["FluxKreaAPI"]["input"]["required"]["steps"][1].get("advanced", False)
+    assert advanced == knows_words  # both came within a few versions of one another, long before the newest one here

@@ -4,14 +4,18 @@ import base64
 import binascii
 import hashlib
 import io
+import math
 import struct
 import zlib
 from functools import lru_cache
+from random import Random
 from typing import NamedTuple
 
-from PIL import Image
+from PIL import Image, ImageDraw
 
 BLACK = (0, 0, 0)
+LEAST_SCENE = 128  # pixels of the shorter side; what is smaller stays plain
+SKY_BANDS, HILLS = 9, 3
 MIME = {
     "jpeg": "image/jpeg",
     "jpg": "image/jpeg",
@@ -30,15 +34,18 @@ class Canvas(NamedTuple):
 
 
 def expected_pixel(prompt: str, seed: int, index: int = 0) -> tuple[int, int, int]:
-    """The one colour of picture `index`: which request it answers can be read off it. Never black."""
+    """The colour in the middle of picture `index`: which request it answers can be read off it. Never black."""
     digest = hashlib.sha256(f"{prompt}\n{seed}\n{index}".encode()).digest()
     return tuple(32 + byte % 192 for byte in digest[:3])
 
 
 @lru_cache(maxsize=64)
 def encode(size: tuple[int, int], colour: tuple[int, int, int], form: str, quality: int = 95) -> bytes:
-    """A picture of `size` (width, height) in one colour."""
-    return _encoded(Image.new("RGB", size, colour), form, quality)
+    """A picture of `size` (width, height) whose middle has this colour: a scene, or plain where it is black or small."""
+    picture = Image.new("RGB", size, colour)
+    if colour != BLACK and min(size) >= LEAST_SCENE:
+        draw_scene(picture, colour)
+    return _encoded(picture, form, quality)
 
 
 def encode_repainted(
@@ -57,6 +64,30 @@ def _encoded(picture: Image.Image, form: str, quality: int) -> bytes:
         options["method"] = 0
     picture.save(out, pillow_name, **options)
     return out.getvalue()
+
+
+def draw_scene(picture: Image.Image, colour: tuple[int, int, int]) -> None:
+    """A sun of this colour in the middle, behind hills and before a sky that the same colour decides."""
+    draw, (width, height), chance = ImageDraw.Draw(picture), picture.size, Random(str(colour))
+    high, low = mixed(colour, (18, 32, 74), 0.72), mixed(colour, (255, 236, 214), 0.72)
+    for band in range(SKY_BANDS):
+        top = height * band // SKY_BANDS
+        draw.rectangle((0, top, width, height), fill=mixed(high, low, band / (SKY_BANDS - 1)))
+    middle, radius = (width / 2, height / 2), min(width, height) * 0.21
+    for halo in (1.5, 1.25):
+        draw.circle(middle, radius * halo, fill=mixed(colour, low, 0.55 * (halo - 0.5)))
+    draw.circle(middle, radius, fill=colour)
+    for hill in range(HILLS):
+        ridge, depth = height * (0.66 + 0.1 * hill), (hill + 1) / HILLS
+        phase, waves = chance.uniform(0, math.tau), chance.uniform(0.6, 1.4) + 0.4 * hill
+        steps = [(x, math.sin(phase + math.tau * waves * x / 48)) for x in range(49)]
+        outline = [(width * x / 48, ridge - height * 0.06 * (1 - 0.3 * depth) * rise) for x, rise in steps]
+        draw.polygon([(0, height), *outline, (width, height)], fill=mixed(low, (20, 42, 46), 0.35 + 0.6 * depth))
+
+
+def mixed(one: tuple[int, ...], other: tuple[int, ...], share: float) -> tuple[int, ...]:
+    """`share` of the other colour, the rest of the one."""
+    return tuple(round(a + (b - a) * share) for a, b in zip(one, other, strict=True))
 
 
 def read_image(data: bytes) -> Image.Image:
