@@ -8,6 +8,8 @@ from .bridge.choices import check_choice
 from .bridge.newer_schema import found_by
 from .sampling import redux
 
+AS_STRENGTH = -1.0  # of end_strength: no change over the run
+
 
 class FluxKreaRedux(io.ComfyNode):
     @classmethod
@@ -66,6 +68,46 @@ class FluxKreaRedux(io.ComfyNode):
                     optional=True,
                     tooltip="Where in the result the reference counts; grey is weaker. The prompt sees its mean.",
                 ),
+                io.Float.Input(
+                    "start_percent",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    optional=True,
+                    tooltip="From when on the reference counts, as in ComfyUI's ControlNet nodes. Before that it is not in "
+                    "the prompt at all: start late to leave the composition to the prompt.",
+                ),
+                io.Float.Input(
+                    "end_percent",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    optional=True,
+                    tooltip="Until when the reference counts. End early to leave the details to the prompt; those steps "
+                    "are faster, too.",
+                ),
+                io.Float.Input(
+                    "end_strength",
+                    default=AS_STRENGTH,
+                    min=AS_STRENGTH,
+                    max=10.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="The strength at the last of its steps: it goes there evenly from strength at the first one. -1 "
+                    "keeps strength as it is.",
+                ),
+                io.Float.Input(
+                    "prompt_strength",
+                    default=1.0,
+                    min=0.0,
+                    max=10.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="How much the prompt counts beside the references while this one counts: 2 or 3 where Redux "
+                    "ignores the prompt. Of several Krea Redux nodes in a row the values are multiplied.",
+                ),
             ],
             outputs=[io.Conditioning.Output(display_name="CONDITIONING")],
             **found_by(
@@ -79,14 +121,24 @@ class FluxKreaRedux(io.ComfyNode):
     @classmethod
     def execute(
         cls, conditioning, style_model, clip_vision, image, strength, strength_type, detail, crop,
-        mask=None, result_mask=None,
+        mask=None, result_mask=None, start_percent=0.0, end_percent=1.0, end_strength=AS_STRENGTH, prompt_strength=1.0,
     ):  # fmt: skip
         check_choice("strength_type", strength_type, redux.STRENGTH_TYPES)
         check_choice("crop", crop, redux.CROPS)
-        if strength == 0 and strength_type == redux.ATTN_BIAS:
+        settings = redux.Settings(
+            strength,
+            strength_type,
+            result_mask,
+            start_percent,
+            end_percent,
+            end_strength=None if end_strength < 0 else end_strength,
+            prompt_strength=prompt_strength,
+        )
+        redux.check(settings)
+        if settings.is_nothing and strength_type == redux.ATTN_BIAS:
             return io.NodeOutput(conditioning)
         tokens = redux.reference_tokens(style_model, clip_vision, image, crop=crop, mask=mask, detail=detail)
-        return io.NodeOutput(redux.apply(conditioning, tokens, strength, strength_type, result_mask))
+        return io.NodeOutput(redux.apply(conditioning, tokens, settings))
 
 
 NODES = [FluxKreaRedux]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import comfy.ldm.flux.model
 import comfy.model_base
@@ -24,16 +25,25 @@ def scheduler_names() -> list[str]:
     return [KREA, *comfy.samplers.SCHEDULER_NAMES]
 
 
-def sample(model, positive, latent, *, seed, steps, guidance, denoise, sampler_name, scheduler, negative=None, cfg=1.0):
+def sample(
+    model, positive: list, latent: dict, *, seed: int, steps: int, guidance: float, denoise: float, sampler_name: str,
+    scheduler: str, negative: list | None = None, cfg: float = 1.0, say: Callable[[str], object] | None = None,
+) -> dict:  # fmt: skip
     """Denoises `latent` (samples [B,16,H,W]) and returns a latent of the same form.
 
-    With a core scheduler this is FluxGuidance + KSampler, bit for bit and in as many model evaluations.
+    With a core scheduler this is FluxGuidance + KSampler, bit for bit and in as many model evaluations. `say` is told, as
+    the log is, what of the user's wishes has no effect here, and when a reference counts that changes with time.
     """
-    check_model(model, scheduler)
+    notes = model_notes(model, scheduler)
     image = empty_latent_to_model(model, latent)
     if scheduler == KREA:
         model = with_shift_of(model, image)
     levels = noise_levels(model, steps, denoise, sampler_name, scheduler)
+    notes += redux.notes([positive, negative], levels, model.get_model_object("model_sampling"))
+    for note in notes:
+        logging.warning("Krea Sampler: %s", note)
+        if say:
+            say(note)
     positive = node_helpers.conditioning_set_values(positive, {"guidance": guidance})
     model, positive, negative = redux.without_hooks(model, positive, negative)
     samples = comfy.sample.sample_custom(
@@ -73,7 +83,7 @@ def with_shift_of(model, samples: torch.Tensor):
     """A clone whose own shift agrees with the schedule for this size, so that start and end percents mean the same."""
     model_sampling = type("KreaSampling", (comfy.model_sampling.ModelSamplingFlux, comfy.model_sampling.CONST), {})
     shifted = model_sampling(model.model.model_config)
-    shifted.set_parameters(shift=schedule.shift(schedule.image_tokens(*samples.shape[-2:])))
+    shifted.set_parameters(shift=schedule.shift(schedule.token_count(*samples.shape[-2:])))
     model = model.clone()
     model.add_object_patch("model_sampling", shifted)
     return model
@@ -104,19 +114,25 @@ def is_core_flux(model) -> bool:
     return isinstance(model.get_model_object("diffusion_model"), comfy.ldm.flux.model.Flux)
 
 
-def check_model(model, scheduler: str) -> None:
-    """Refuses what the schedule would ruin, and says in the log what will have no effect."""
+def model_notes(model, scheduler: str) -> list[str]:
+    """What will have no effect on this model. Raises ValueError for one that the schedule would ruin."""
     network = model.get_model_object("diffusion_model")
     if scheduler == KREA and not isinstance(model.model, comfy.model_base.Flux):
         raise ValueError(
             f"scheduler krea is FLUX.1's own, and this model is {type(model.model).__name__}: load FLUX.1 Krea [dev] with "
             "Krea Loader, or take another scheduler."
         )
+    notes = []
+    if scheduler == KREA and "model_sampling" in model.object_patches:
+        notes.append(
+            "scheduler krea computes the shift from the size of the picture, so the ModelSamplingFlux (or other sampling "
+            "node) on this model has no effect: take scheduler simple to use it."
+        )
     if not is_core_flux(model):
-        logging.warning(
-            "Krea Sampler: this model runs %s, not ComfyUI's FLUX. It is sampled as it is; acceleration and the strength of "
-            "Krea Redux have no effect on it, and guidance only if it reads it.",
-            type(network).__name__,
+        notes.append(
+            f"this model runs {type(network).__name__}, not ComfyUI's FLUX. It is sampled as it is; the strength of Krea "
+            "Redux has no effect on it, and guidance only if it reads it."
         )
     elif not network.params.guidance_embed:
-        logging.warning("Krea Sampler: this FLUX model has no guidance embedding (schnell), so guidance has no effect.")
+        notes.append("this FLUX model has no guidance embedding (schnell), so guidance has no effect.")
+    return notes

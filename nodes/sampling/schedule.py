@@ -14,7 +14,7 @@ BASE_TOKENS, MAX_TOKENS = 256, 4096
 PATCH = 2  # latent pixels along a token's side
 
 
-def image_tokens(latent_height: int, latent_width: int) -> int:
+def token_count(latent_height: int, latent_width: int) -> int:
     """Tokens of one image. FLUX pads an odd side up to the next patch."""
     return math.ceil(latent_height / PATCH) * math.ceil(latent_width / PATCH)
 

@@ -1,16 +1,23 @@
 """Biased attention against the dense mask that it replaces, both in their plainest form."""
 
 import math
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
+from flux_krea.nodes.sampling import attention_bias
 from flux_krea.nodes.sampling.attention_bias import (
     BiasedAttention,
+    Kind,
+    Layout,
     Span,
     attend_by_merge,
     attend_by_rows,
+    dense_mask,
     mask_pieces,
     query_biases,
+    torch_kernel,
 )
 
 TEXT, GRID = 30, (6, 8)
@@ -28,7 +35,21 @@ CASES = {
 }
 
 
-def attend(q, k, v, heads, mask=None, skip_reshape=True, skip_output_reshape=False):
+KIND = Kind(2, 4, 16, torch.float32, torch.device("cpu"))
+
+
+@pytest.fixture(autouse=True)
+def plain_attention(monkeypatch):
+    """ComfyUI's attention functions, which these tests do without."""
+    monkeypatch.setattr(attention_bias, "core_attention", lambda: attend)
+    monkeypatch.setattr(attention_bias, "pytorch_attention", attend)
+
+
+def override(case, previous=None) -> BiasedAttention:
+    return BiasedAttention(CASES[case], Layout(TEXT, GRID), KIND, previous)
+
+
+def attend(q, k, v, heads, mask=None, skip_reshape=True, skip_output_reshape=False, **_):
     output = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return output if skip_output_reshape else output.transpose(1, 2).flatten(2)
 
@@ -62,8 +83,10 @@ def test_both_ways_are_the_dense_mask(tensors, case, dtype, error):
     wanted = dense(q, k, v, spans)
     biases = query_biases(spans, TEXT, GRID, TOKENS)
     rows = attend_by_rows(attend, q, k, v, 4, mask_pieces(spans, biases, dtype, q.device))
-    merged = attend_by_merge(q, k, v, spans, biases).transpose(1, 2).flatten(2)
+    merged = attend_by_merge(torch_kernel, q, k, v, spans, biases).transpose(1, 2).flatten(2)
+    core_s = attend(q, k, v, 4, dense_mask(spans, biases, dtype, q.device))
     assert (rows - wanted).abs().max() < error
+    assert (core_s - wanted).abs().max() < error
     assert (merged - wanted).abs().max() < error
     assert (wanted - attend(q.double(), k.double(), v.double(), 4)).abs().max() > 10 * error
 
@@ -92,21 +115,76 @@ def test_an_override_that_was_there_is_called_for_every_part(tensors, skip_outpu
     parts = []
 
     def previous(function, q, k, v, heads, mask=None, **options):
-        parts.append(q.shape[2])
+        if q.shape[2] != 256:  # not the question whether it honours masks
+            parts.append(q.shape[2])
         return function(q, k, v, heads, mask=mask, **options)
 
     options = {"skip_reshape": True, "skip_output_reshape": skip_output_reshape}
-    chained = BiasedAttention(CASES["one"], TEXT, GRID, previous)(attend, q, k, v, 4, **options)
-    alone = BiasedAttention(CASES["one"], TEXT, GRID, None)(attend, q, k, v, 4, **options)
+    chained = override("one", previous)(attend, q, k, v, 4, **options)
+    alone = override("one")(attend, q, k, v, 4, **options)
     assert parts == [10, 10, TOKENS - 20]
     assert torch.equal(chained, alone)
 
 
 def test_attention_that_is_not_over_the_whole_sequence_is_left_alone(tensors):
     q, k, v = tensors
-    override = BiasedAttention(CASES["one"], TEXT, GRID, None)
+    biased = override("one")
     short = q[:, :, :40], k[:, :, :40], v[:, :, :40]
     mask = torch.zeros(TOKENS, TOKENS)
-    assert torch.equal(override(attend, *short, 4, skip_reshape=True), attend(*short, 4))
-    assert torch.equal(override(attend, q[:, :, :40], k, v, 4, skip_reshape=True), attend(q[:, :, :40], k, v, 4))
-    assert torch.equal(override(attend, q, k, v, 4, mask=mask, skip_reshape=True), attend(q, k, v, 4, mask))
+    assert torch.equal(biased(attend, *short, 4, skip_reshape=True), attend(*short, 4))
+    assert torch.equal(biased(attend, q[:, :, :40], k, v, 4, skip_reshape=True), attend(q[:, :, :40], k, v, 4))
+    assert torch.equal(biased(attend, q, k, v, 4, mask=mask, skip_reshape=True), attend(q, k, v, 4, mask))
+    assert not biased.was_applied
+
+
+def test_the_biases_are_made_once_for_all_blocks(tensors, monkeypatch):
+    made = []
+    monkeypatch.setattr(attention_bias, "query_biases", lambda *args: made.append(1) or query_biases(*args))
+    monkeypatch.setattr(attention_bias, "merge_is_faster", lambda *_: True)
+    monkeypatch.setattr(attend, "__name__", "attention_pytorch")
+    merged = override("one")
+    outputs = [merged(attend, *tensors, 4, skip_reshape=True) for _ in range(57)]
+    assert merged.way.kernel and len(made) == 1
+    assert (outputs[-1] - dense(*tensors, CASES["one"])).abs().max() < 2e-6
+
+
+def ignores_masks(function, q, k, v, heads, mask=None, **options):
+    """As packs do that put the released sageattn in: it takes a mask and ignores it."""
+    return function(q, k, v, heads, **options)
+
+
+def test_where_the_users_attention_ignores_masks_pytorch_takes_its_place(tensors):
+    biased = override("one", ignores_masks)(attend, *tensors, 4, skip_reshape=True)
+    assert (biased - dense(*tensors, CASES["one"])).abs().max() < 2e-6
+
+
+def sageattn(q, k, v, tensor_layout="HND", is_causal=False, sm_scale=None, return_lse=False, **kwargs):
+    output, weight = torch_kernel(q, k, v)
+    return (output, weight) if return_lse else output
+
+
+def old_sageattn(q, k, v, tensor_layout="HND", is_causal=False, smooth_k=True, **kwargs):
+    return torch_kernel(q, k, v)[0]
+
+
+@pytest.mark.parametrize("installed", [sageattn, old_sageattn])
+def test_sage_merges_and_an_old_sage_leaves_it_to_pytorch(tensors, monkeypatch, installed):
+    monkeypatch.setitem(sys.modules, "sageattention", SimpleNamespace(sageattn=installed))
+
+    def attention_sage(q, k, v, heads, mask=None, **options):
+        return attend(q, k, v, heads)
+
+    monkeypatch.setattr(attention_bias, "core_attention", lambda: attention_sage)
+    monkeypatch.setattr(attention_bias, "_answers", type(attention_bias._answers)())
+    biased = override("left half, then everywhere")
+    assert bool(biased.way.kernel) == (installed is sageattn)
+    wanted = dense(*tensors, CASES["left half, then everywhere"])
+    assert (biased(attention_sage, *tensors, 4, skip_reshape=True) - wanted).abs().max() < 2e-6
+
+
+def test_tokens_of_another_pack_in_front_move_the_spans(tensors):
+    biased = BiasedAttention([Span(5, 15, 0.3)], Layout(TEXT - 5, GRID), KIND)
+    biased.lay_out(Layout(TEXT, GRID), shift=5)
+    assert torch.equal(
+        biased(attend, *tensors, 4, skip_reshape=True), override("one")(attend, *tensors, 4, skip_reshape=True)
+    )

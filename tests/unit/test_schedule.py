@@ -18,7 +18,7 @@ def reference_schedule(steps: int, width: int, height: int) -> list[float]:
 @pytest.mark.parametrize("width, height", [(512, 512), (1024, 1024), (1536, 640), (2048, 2048)])
 @pytest.mark.parametrize("steps", [1, 4, 28, 50])
 def test_sigmas_equal_the_reference(width, height, steps):
-    ours = schedule.sigmas(steps, schedule.shift(schedule.image_tokens(height // 8, width // 8)))
+    ours = schedule.sigmas(steps, schedule.shift(schedule.token_count(height // 8, width // 8)))
     assert ours == pytest.approx(reference_schedule(steps, width, height), abs=1e-6)
 
 
@@ -30,4 +30,4 @@ def test_the_figures_measured_from_the_reference_at_one_megapixel():
 
 
 def test_an_odd_latent_counts_the_padded_patch():
-    assert schedule.image_tokens(65, 64) == 33 * 32
+    assert schedule.token_count(65, 64) == 33 * 32

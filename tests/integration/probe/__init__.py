@@ -6,7 +6,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from . import redux, waiting
+from . import company, redux, small_flux, waiting
 
 
 class Watch(TorchDispatchMode):
@@ -219,7 +219,9 @@ NODE_CLASS_MAPPINGS = {
         ProbeEncoders,
         ProbeObject,
         ProbeAddGrey,
+        *company.NODES,
         *redux.NODES,
+        *small_flux.NODES,
         *waiting.NODES,
     )
 }

@@ -7,15 +7,12 @@ from pathlib import Path
 
 import comfy.clip_vision
 import comfy.controlnet
-import comfy.ops
 import torch
-from comfy.ldm.flux.model import Flux, FluxParams
-from torch.utils.flop_counter import FlopCounterMode
 
 
 def pack_module(name: str):
     """A module of the pack under test, which ComfyUI loaded under a name of its own."""
-    return next(module for key, module in sys.modules.items() if key.endswith(f"flux-krea.nodes.inference.{name}"))
+    return next(module for key, module in sys.modules.items() if key.endswith(f"flux-krea.nodes.sampling.{name}"))
 
 
 class ProbeSmallVision:
@@ -81,44 +78,25 @@ class ProbeOverride:
         return (model,)
 
 
-class ProbeCache:
-    """The block cache with settings that no user can choose; what it did is under `tag`."""
+class ProbeAccelerated:
+    """A model that predicts exactly the steps of a pattern, which no user can choose; what it did is under `tag`."""
 
     CATEGORY, FUNCTION, RETURN_TYPES = "tests", "attach", ("MODEL",)
-    caches: dict = {}
+    done: dict = {}
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {
-            "required": {"model": ("MODEL",), "tag": ("STRING", {})},
-            "optional": {"threshold": ("FLOAT", {}), "in_a_row": ("INT", {}), "pattern": ("STRING", {})},
-        }
+        return {"required": {"model": ("MODEL",), "tag": ("STRING", {}), "pattern": ("STRING", {})}}
 
-    def attach(self, model, tag, threshold=0.0, in_a_row=2, pattern=""):
-        block_cache = pack_module("block_cache")
-        forced = frozenset(map(int, pattern.split())) if pattern else None
-        cache = block_cache.BlockCache(block_cache.Settings(threshold, in_a_row=in_a_row, pattern=forced))
-        self.caches[tag] = cache
-        cache.kept_bytes = []
-
-        def weigh(executor, *arguments, **keywords):
-            output = executor(*arguments, **keywords)
-            run = arguments[-1].get(block_cache.KEY)
-            if run:
-                cache.run = run
-                cache.kept_bytes = [
-                    sum(value.nbytes for value in vars(slot).values() if torch.is_tensor(value))
-                    for slot in run.slots.values()
-                ]
-            return output
-
-        attached = cache.attach(model)
-        attached.add_wrapper_with_key("diffusion_model", "probe_weigh", weigh)
-        return (attached,)
+    def attach(self, model, tag, pattern):
+        acceleration = pack_module("acceleration")
+        forced = frozenset(map(int, pattern.split()))
+        self.done[tag] = acceleration.Acceleration(acceleration.Budget(), pattern=forced)
+        return (self.done[tag].attach(model),)
 
 
-class ProbeCacheReport:
-    """What a cache did, once the latent exists."""
+class ProbeAcceleratedReport:
+    """What was computed, once the latent exists, and how many tensors the last run held."""
 
     CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE = "tests", "report", (), True
 
@@ -127,9 +105,7 @@ class ProbeCacheReport:
         return {"required": {"latent": ("LATENT",), "tag": ("STRING", {})}}
 
     def report(self, latent, tag):
-        cache = ProbeCache.caches[tag]
-        kept = len(cache.run.slots) if hasattr(cache, "run") else 0
-        return {"ui": {"report": [cache.report()], "kept_bytes": cache.kept_bytes, "slots_after": [kept]}}
+        return {"ui": {"report": [ProbeAccelerated.done[tag].report()]}}
 
 
 class ProbeBlockPatch:
@@ -173,19 +149,23 @@ class ProbeControl:
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {"conditioning": ("CONDITIONING",), "end_percent": ("FLOAT", {})}}
+        inputs = {"conditioning": ("CONDITIONING",), "end_percent": ("FLOAT", {}), "width": ("INT", {})}
+        return {"required": inputs}
 
-    def control(self, conditioning, end_percent):
+    def control(self, conditioning, end_percent, width):
         control = ConstantControl()
+        control.width = width
         control.timestep_percent_range = (0.0, end_percent)
         return ([[text, {**options, "control": control}] for text, options in conditioning],)
 
 
 class ConstantControl(comfy.controlnet.ControlBase):
+    width = 3072
+
     def get_control(self, x_noisy, t, cond, batched_number, *_):
         if t[0] < self.timestep_range[1]:
             return None
-        add = torch.full((x_noisy.shape[0], x_noisy.shape[-2] * x_noisy.shape[-1] // 4, 3072), 0.1)
+        add = torch.full((x_noisy.shape[0], x_noisy.shape[-2] * x_noisy.shape[-1] // 4, self.width), 0.1)
         return {"input": [add], "output": [add]}
 
     def get_models(self):
@@ -260,51 +240,12 @@ class ProbeReplacedForward:
         return (model,)
 
 
-class ProbeFullDepthCost:
-    """Floating point operations of a reused evaluation, as a share of a full one: 19 + 38 blocks without weights."""
-
-    CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE = "tests", "count", (), True
-
-    @classmethod
-    def INPUT_TYPES(cls):
-        return {"required": {"side": ("INT", {}), "text": ("INT", {})}}
-
-    def count(self, side, text):
-        block_cache = pack_module("block_cache")
-        network = full_depth_network()
-        slot = block_cache.Slot()
-        operations = []
-        for reuse in (False, True):
-            evaluation = block_cache.Evaluation(slot, lambda change, reuse=reuse: reuse)
-            with FlopCounterMode(display=False) as counter, torch.no_grad():
-                network(
-                    torch.empty(1, 16, side // 8, side // 8, device="meta"),
-                    torch.empty(1, device="meta"),
-                    torch.empty(1, text, 4096, device="meta"),
-                    torch.empty(1, 768, device="meta"),
-                    torch.empty(1, device="meta"),
-                    transformer_options=evaluation.installed_in({}, network),
-                )
-            operations.append(counter.get_total_flops())
-        return {"ui": {"share": [operations[1] / operations[0]], "full": [operations[0]]}}
-
-
-def full_depth_network():
-    config = {"in_channels": 16, "out_channels": 16, "patch_size": 2, "vec_in_dim": 768, "context_in_dim": 4096}
-    config |= {"hidden_size": 3072, "mlp_ratio": 4.0, "num_heads": 24, "depth": 19, "depth_single_blocks": 38}
-    config |= {"axes_dim": [16, 56, 56], "theta": 10000, "qkv_bias": True, "guidance_embed": True}
-    if "txt_ids_dims" in FluxParams.__dataclass_fields__:  # newer cores want to be told
-        config["txt_ids_dims"] = []
-    with torch.device("meta"):
-        return Flux(device="meta", dtype=torch.float32, operations=comfy.ops.manual_cast, **config)
-
-
 NODES = (
     ProbeSmallVision,
     ProbeTokens,
     ProbeOverride,
-    ProbeCache,
-    ProbeCacheReport,
+    ProbeAccelerated,
+    ProbeAcceleratedReport,
     ProbeBlockPatch,
     ProbeCalls,
     ProbeControl,
@@ -312,5 +253,4 @@ NODES = (
     ProbeHeld,
     ProbeForeign,
     ProbeReplacedForward,
-    ProbeFullDepthCost,
 )

@@ -1,0 +1,287 @@
+"""Acceleration: some steps of a run are not computed. What the model would have said is predicted from those that are.
+
+Along a run the model's answer changes smoothly with the noise level, so a line through the last two computed answers tells
+the next ones. When an answer is computed again, it is known by how much the steps in between went wrong, and an Euler step
+makes that good. Nothing inside of the network is touched: everything happens around ComfyUI's `apply_model`, so a predicted
+step costs nothing, and LoRA, GGUF, ControlNet, torch.compile and other packs' patches stay as they are.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from comfy.k_diffusion import sampling as k_diffusion
+from comfy.patcher_extension import WrappersMP
+
+from . import redux
+from .flux_call import ModelCall, core_flux, has_foreign_forward
+
+KEY = "flux_krea_acceleration"
+NONE = "none"
+SHARES = {"regular": 2 / 3, "high": 1 / 2}  # of the steps that are computed
+FIRST_STEPS = 3  # that are always computed: the picture is laid out there, and a line needs two points
+SAME_LEVEL = 1e-4  # two noise levels nearer than this, relatively, are one: samplers recompute them
+
+# What other caches put into a model's transformer options.
+OTHER_CACHES = {
+    "easycache": "EasyCache or LazyCache",
+    "enable_teacache": "TeaCache",
+    "rel_l1_thresh": "TeaCache",
+}
+
+
+# --- how many, and which --------------------------------------------------------------------------------------------
+
+
+def words() -> list[str]:
+    return [NONE, *SHARES]
+
+
+class Budget(NamedTuple):
+    """How many steps of a run are computed: a number of steps, or (`steps` 0) a share of them."""
+
+    share: float = 1.0
+    steps: int = 0
+
+    def of(self, total: int) -> int:
+        wanted = self.steps or math.ceil(total * self.share)
+        return min(total, max(wanted, FIRST_STEPS + 1))
+
+
+def budget(word: str, computed_steps: int, steps: int) -> Budget | None:
+    """What the inputs of Krea Sampler ask for; None: everything is computed."""
+    if word not in words():
+        raise ValueError(f"acceleration must be one of {', '.join(words())}, got {word!r}.")
+    if computed_steps and computed_steps >= steps:
+        return None
+    if computed_steps:
+        return Budget(steps=computed_steps)
+    return Budget(share=SHARES[word]) if word != NONE else None
+
+
+def computed_steps(total: int, count: int) -> frozenset[int]:
+    """Which `count` of `total` steps: the first ones, the last one, and evenly between them."""
+    if count >= total:
+        return frozenset(range(total))
+    first, last = min(FIRST_STEPS, count - 1) - 1, total - 1
+    others = count - first - 1
+    return frozenset(range(first + 1)) | {first + round((last - first) * n / others) for n in range(1, others + 1)}
+
+
+# --- one prompt's answers -------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Answers:
+    """What the model said to one kind of call, and what was said in its place since then.
+
+    `computed` (noise level, answer): the last two, which a line goes through. `predicted` (noise level, next noise level,
+    answer): those since the last computed one.
+    """
+
+    computed: list[tuple[float, torch.Tensor]] = field(default_factory=list)
+    predicted: list[tuple[float, float, torch.Tensor]] = field(default_factory=list)
+    evaluations: int = 0
+    computed_evaluations: int = 0
+
+    def can_predict(self, level: float) -> bool:
+        """Never at a level that was just computed, nor above it: that is a look of another kind."""
+        return len(self.computed) > 1 and is_above(self.computed[-1][0], level)
+
+    def keep(self, level: float, answer: torch.Tensor) -> None:
+        earlier = [point for point in self.computed if is_above(point[0], level)]
+        if len(earlier) < len(self.computed) and is_above(level, self.computed[-1][0]):
+            earlier = []  # the noise has risen again
+        self.computed = [*earlier[-1:], (level, answer)]
+
+
+def is_above(level: float, other: float) -> bool:
+    return level > other * (1 + SAME_LEVEL)
+
+
+def line(points: list[tuple[float, torch.Tensor]], level: float) -> torch.Tensor:
+    """The value at `level` of the line through two points."""
+    (first, before), (second, behind) = points
+    return torch.lerp(before, behind, (level - first) / (second - first))
+
+
+def correction(answers: Answers, step: float) -> torch.Tensor | None:
+    """What an Euler step of this length must add to its velocity to undo the errors of the predicted steps before it.
+
+    They went along the line through the points before them; now there is a point behind them, too.
+    """
+    if not answers.predicted:
+        return None
+    error = sum(
+        (following - level) * (line(answers.computed, level) - used) for level, following, used in answers.predicted
+    )
+    return error / step
+
+
+# --- one run --------------------------------------------------------------------------------------------------------
+
+
+class Run:
+    """One sampling: its noise levels, its plan, and the answers of each kind of call. It ends with the run."""
+
+    def __init__(self, levels: list[float], count: int, pattern: frozenset[int] | None, is_euler: bool):
+        self.levels, self.is_euler = levels, is_euler
+        steps = len(levels) - 1
+        self.plan = frozenset(range(steps)) - pattern if pattern is not None else computed_steps(steps, count)
+        self.answers: dict[tuple, Answers] = {}
+        self.step, self.level = -1, math.inf
+        self.looks: dict[tuple, int] = {}
+
+    @property
+    def following(self) -> float:
+        """The noise level of the next step."""
+        return self.levels[self.step + 1]
+
+    def look(self, sigma: torch.Tensor) -> None:
+        """The sampler asks again. Euler asks once for each level of the run, so nobody need wait for the GPU to tell."""
+        if self.is_euler:
+            self.step += 1
+            self.level = self.levels[self.step]
+        else:
+            self.level = float(sigma.max())
+            self.step = sum(is_above(level, self.level) for level in self.levels[:-2])
+        self.looks = {}
+
+    def answers_to(self, call: ModelCall) -> Answers:
+        """Those to calls of this very kind: the same prompts, sizes, device, patches on the blocks, references in the
+        prompt, ControlNets. Guidance nodes look twice in one step: the second look is a kind of its own."""
+        options, control = call.options, call.control or {}
+        kind = (
+            tuple(options.get("uuids", ())),
+            tuple(options.get("cond_or_uncond", ())),
+            call.x.shape,
+            call.x.device,
+            None if call.context is None else call.context.shape,
+            frozenset(block for blocks in options.get("patches_replace", {}).values() for block in blocks),
+            options.get(redux.KEY),
+            tuple((name, tuple(part is None for part in parts)) for name, parts in sorted(control.items())),
+        )
+        number = self.looks[kind] = self.looks.get(kind, -1) + 1
+        return self.answers.setdefault((*kind, number), Answers())
+
+
+class Acceleration:
+    """Attached to a clone of a model; counts what was computed, over all runs of that clone."""
+
+    def __init__(self, wanted: Budget, pattern: frozenset[int] | None = None):
+        """`pattern`: exactly these steps are predicted, by number, from 0; for tests and benchmarks."""
+        self.wanted, self.pattern = wanted, pattern
+        self.evaluations = self.computed = 0
+
+    def attach(self, model):
+        """A clone of the model with the acceleration around it."""
+        model = model.clone()
+        model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, self.around_sampling)
+        return model
+
+    def report(self) -> str:
+        return f"{self.computed} of {self.evaluations} evaluations computed"
+
+    def around_sampling(self, executor, noise, latent_image, sampler, sigmas, *arguments, **keywords):
+        guider = executor.class_obj
+        if changes_with_time(guider.conds):
+            logging.warning("Krea Sampler: hook keyframes change the model during the run, so every step is computed.")
+            return executor(noise, latent_image, sampler, sigmas, *arguments, **keywords)
+        run = Run(sigmas.tolist(), self.wanted.of(len(sigmas) - 1), self.pattern, is_plain_euler(sampler))
+        options = guider.model_options["transformer_options"]
+        wrap(options, WrappersMP.PREDICT_NOISE, functools.partial(around_look, run))
+        wrap(options, WrappersMP.APPLY_MODEL, functools.partial(around_model, run))
+        try:
+            return executor(noise, latent_image, sampler, sigmas, *arguments, **keywords)
+        finally:
+            unwrap(options)
+            self.evaluations += sum(answers.evaluations for answers in run.answers.values())
+            self.computed += sum(answers.computed_evaluations for answers in run.answers.values())
+            logging.info("Krea Sampler: %s", self.report())
+            run.answers.clear()
+
+
+def wrap(options: dict, kind: str, wrapper: Callable) -> None:
+    """Puts it innermost, so that it sees each call as Redux and other packs have made it."""
+    options.setdefault("wrappers", {}).setdefault(kind, {})[KEY] = [wrapper]
+
+
+def unwrap(options: dict) -> None:
+    for wrappers in options["wrappers"].values():
+        wrappers.pop(KEY, None)
+
+
+def around_look(run: Run, executor, x, timestep, *arguments, **keywords):
+    run.look(timestep)
+    return executor(x, timestep, *arguments, **keywords)
+
+
+def around_model(run: Run, executor, *arguments, **keywords) -> torch.Tensor:
+    """The denoised latent [B,C,H,W], from the model or from its answers before.
+
+    For Euler the answer is the velocity (x - denoised) / level, which changes least and of which its steps are made. Other
+    samplers may add noise of their own, which is in the velocity: for them it is the denoised latent itself.
+    """
+    call = ModelCall.of(arguments, keywords)
+    refuse_other_caches(executor.class_obj)
+    answers, level, following = run.answers_to(call), run.level, run.following
+    answers.evaluations += 1
+    if run.step not in run.plan and answers.can_predict(level):
+        answer = line(answers.computed, level)
+        if not run.is_euler:
+            return answer
+        answers.predicted.append((level, following, answer))
+        return call.x - level * answer
+    denoised = call.through(executor)
+    answers.computed_evaluations += 1
+    if not run.is_euler:
+        answers.keep(level, denoised)
+        return denoised
+    answers.keep(level, (call.x - denoised) / level)
+    correct = correction(answers, following - level)
+    answers.predicted.clear()
+    return denoised if correct is None else denoised - level * correct
+
+
+def is_plain_euler(sampler) -> bool:
+    """Whether its steps are x + (next level - level) · velocity, one answer for each."""
+    function = getattr(sampler, "sampler_function", None)
+    return function is k_diffusion.sample_euler and not sampler.extra_options
+
+
+def changes_with_time(conds: dict) -> bool:
+    hooks = [cond.get("hooks") for prompts in conds.values() for cond in prompts]
+    return any(hook.hook_keyframe.keyframes for group in hooks if group for hook in group.hooks)
+
+
+# --- for Krea Sampler -----------------------------------------------------------------------------------------------
+
+
+def accelerate(model, wanted: Budget) -> tuple[object, Callable[[], str]]:
+    """A clone of the model that computes as many steps as wanted, and what to ask, after sampling, for what it did."""
+    require_alone(model)
+    acceleration = Acceleration(wanted)
+    return acceleration.attach(model), acceleration.report
+
+
+def require_alone(model) -> None:
+    """Two caches would each predict from the other's shortcuts."""
+    options = model.model_options["transformer_options"]
+    for key, name in OTHER_CACHES.items():
+        if key in options:
+            raise ValueError(f"{name} is already on this model: remove it, or set acceleration to none.")
+
+
+def refuse_other_caches(model) -> None:
+    network = core_flux(model)
+    if network is not None and has_foreign_forward(network):
+        raise ValueError(
+            "another node has replaced FLUX's forward pass (TeaCache, WaveSpeed and PuLID do): remove it, or set "
+            "acceleration to none."
+        )
