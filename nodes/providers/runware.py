@@ -35,9 +35,10 @@ from .contract import (
     RateLimited,
     Search,
     Submission,
+    UnknownOutcome,
 )
 from .loras import is_air_id, taken_by
-from .payload import PayloadBuilder, Size, at_least, png_size, seed32, snap
+from .payload import ACCELERATIONS, PayloadBuilder, Size, at_least, png_size, seed32, snap
 from .polling import poll
 
 SITE = Site("Runware", "https://my.runware.ai/keys", "https://my.runware.ai/wallet")
@@ -51,7 +52,8 @@ FORMATS = {"png": "PNG", "jpeg": "JPG", "webp": "WEBP"}
 # A shared workflow says neither who else gets the picture nor where it comes from; the rest is how we read the answer.
 NOT_FOR_A_WORKFLOW = ("webhookURL", "uploadEndpoint", "seedImage", "maskImage", "taskUUID", "outputType")
 REPEATABLE_FOR = 600.0  # seconds; how long it knows an id is not documented
-SILENT_ANSWERS = 20  # in a row, then the task's record is asked for
+# Seconds between two polls, and how many answers in a row may hold nothing before the task's record is looked at.
+PATIENCE = ((0.5, 20), (3.0, 100))
 
 _COMMON = {
     "prompt": Parameter("renamed", "positivePrompt", "2 to 3000 characters"),
@@ -60,7 +62,10 @@ _COMMON = {
     "seed": Parameter("passthrough", "seed", "the lower 32 bits"),
     "images": Parameter("emulated", "numberResults", "one paid call for each picture", 1, 1, 1),
     "acceleration": Parameter(
-        "unsupported", note="extra acceleratorOptions says it in Runware's words", default="none"
+        "unsupported",
+        note="extra acceleratorOptions says it in Runware's words",
+        default="none",
+        choices=ACCELERATIONS,
     ),
     "safety_checker": Parameter("converted", "safety", "flagged pictures are delivered all the same", default=False),
     "output_format": Parameter("converted", "outputFormat", "in capitals", default="jpeg", choices=tuple(FORMATS)),
@@ -92,6 +97,7 @@ def plan(request: GenerationRequest) -> Plan:
     payload.pass_on("prompt", "steps", "guidance", "images")
     payload.set("seed", seed32(request.seed), "Runware gets the lower 32 bits of a seed")
     payload.set("safety_checker", {"checkContent": request.safety_checker})
+    payload.choice("acceleration")
     payload.set("output_format", FORMATS[payload.choice("output_format")])
     if request.output_format != "png":
         payload.pass_on("quality")
@@ -193,48 +199,44 @@ def follow(job: Job, request: GenerationRequest) -> Following:
     task = job.get("task")
     if not isinstance(task, str) or not re.fullmatch(r"[0-9a-f-]{36}", task):
         raise bad_job(SITE)
-    silent = _Silence()
     ask = Call("POST", API, json=[_question("getResponse", task)], progress=Progress("Sent to Runware"))
     record = Call("POST", API, json=[_question("getTaskDetails", task)], progress=Progress("Runware is silent"))
-    while True:
-        seen = yield from poll(ask, lambda answer: _read_response(answer, task, request, silent), SITE, least=0.5)
-        if isinstance(seen, Delivery):
-            return seen
-        seen = yield from poll(record, lambda answer: _read_record(answer, task, request), SITE)
-        if isinstance(seen, Delivery):
-            return seen
-        silent.count = 0
-
-
-class _Silence:
-    """How many answers in a row held nothing about the task."""
-
-    count = 0
+    for pause, silent_answers in PATIENCE:
+        delivery = yield from poll(ask, _ResponseReader(task, request, silent_answers), SITE, least=pause)
+        if not isinstance(delivery, Delivery):
+            delivery = yield from poll(record, lambda answer: _read_record(answer, task, request), SITE)
+        if isinstance(delivery, Delivery):
+            return delivery
+    raise UnknownOutcome(f"Runware says nothing of the task any more: look at {SITE.billing}.", paid=None)
 
 
 def _question(kind: str, task: str) -> dict[str, Any]:
     return {"taskType": kind, "taskUUID": task}
 
 
-def _read_response(
-    answer: Answer, task: str, request: GenerationRequest, silent: _Silence
-) -> Progress | Delivery | _Silence | None:
-    """A Progress, the Delivery, the silence where it has lasted, or None; raises how the task ended without a picture."""
-    body = as_dict(answer.json()) if answer.ok else None
-    if body is None or not ("data" in body or _errors(body)):
-        return None
-    items = _items(body, "imageInference", task)
-    silent.count = 0 if items else silent.count + 1
-    finished = _delivery(items, task, request, _errors_of(body, task))
-    if finished:
-        return finished
-    return silent if silent.count >= SILENT_ANSWERS else Progress("Runware is generating")
+class _ResponseReader:
+    """A Progress, the Delivery, True where the silence has lasted, or None; raises how the task ended without a picture.
+
+    An unknown task and one that runs may be answered alike, by nothing."""
+
+    def __init__(self, task: str, request: GenerationRequest, silent_answers: int):
+        self._task, self._request = task, request
+        self._left = self._silent_answers = silent_answers
+
+    def __call__(self, answer: Answer) -> Progress | Delivery | bool | None:
+        body = as_dict(answer.json()) if answer.ok else {}
+        if not ("data" in body or _errors(body)):
+            return None
+        items = _items(body, "imageInference", self._task)
+        finished = _delivery(items, self._task, self._request, _errors_of(body, self._task))
+        self._left = self._silent_answers if items else self._left - 1
+        return finished or self._left <= 0 or Progress("Runware is generating")
 
 
-def _read_record(answer: Answer, task: str, request: GenerationRequest) -> Delivery | Progress | bool | None:
+def _read_record(answer: Answer, task: str, request: GenerationRequest) -> Delivery | bool | None:
     """The Delivery where the record has it; True where it has nothing to say, and the task is asked after again."""
-    body = as_dict(answer.json()) if answer.ok else None
-    if body is None or not ("data" in body or _errors(body)):
+    body = as_dict(answer.json()) if answer.ok else {}
+    if not ("data" in body or _errors(body)):
         return None
     for item in _items(body, "getTaskDetails", task):
         response = as_dict(item.get("response"))

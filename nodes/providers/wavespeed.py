@@ -47,7 +47,7 @@ from .contract import (
     money,
 )
 from .loras import is_address_or_hugging_face_id, taken_by
-from .payload import PayloadBuilder, Size, at_least, png_size, snap
+from .payload import ACCELERATIONS, PayloadBuilder, Size, at_least, png_size, snap
 from .polling import poll
 
 SITE = Site("WaveSpeed", "https://wavespeed.ai/accesskey", "https://wavespeed.ai/billing")
@@ -69,7 +69,9 @@ _COMMON = {
     "guidance": Parameter("renamed", "guidance_scale", minimum=0, maximum=20, default=3.5),
     "seed": Parameter("passthrough", "seed", "the lower 31 bits"),
     "images": Parameter("emulated", note="one paid call for each picture", minimum=1, maximum=1, default=1),
-    "acceleration": Parameter("unsupported", note="WaveSpeed has no switch for it", default="none"),
+    "acceleration": Parameter(
+        "unsupported", note="WaveSpeed has no switch for it", default="none", choices=ACCELERATIONS
+    ),
     "safety_checker": Parameter("unsupported", note="WaveSpeed has no switch for it", default=True),
     "output_format": Parameter("passthrough", "output_format", default="jpeg", choices=("png", "jpeg", "webp")),
     "quality": Parameter("unsupported", note="WaveSpeed sets the quality itself", default=ITS_OWN),
@@ -93,6 +95,7 @@ def plan(request: GenerationRequest) -> Plan:
     payload = PayloadBuilder(SITE.label, PARAMETERS, request)
     payload.pass_on("prompt", "guidance")
     payload.set("seed", request.seed & 0x7FFFFFFF, "WaveSpeed gets the lower 31 bits of a seed")
+    payload.choice("acceleration")
     payload.set("output_format", payload.choice("output_format"))
     if request.mode == IMAGE_TO_IMAGE:
         payload.pass_on("strength")

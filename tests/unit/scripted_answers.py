@@ -34,11 +34,16 @@ def play(calls, script):
     raise AssertionError("the provider's generator does not end")
 
 
+def planned(provider, request):
+    """With the id that the journal would give the order."""
+    return replace(provider.plan(request), order_id=TASK.replace("-", ""))
+
+
 def drive(provider, request, *answers, job=None):
     """From the plan to the delivery, or from a saved job: the calls, the job where there is one, the delivery."""
     script, made = list(answers), []
     if job is None:
-        made, end = play(provider.submit(provider.plan(request)), script)
+        made, end = play(provider.submit(planned(provider, request)), script)
         if isinstance(end, Delivery):
             return made, None, end
         job = json.loads(json.dumps(end))
@@ -74,12 +79,27 @@ ONE_MIN_RECORD = {
     "aiRecordDetail": {"resultObject": ["development/images/x.undefined"]},
 }
 ONE_MIN_DONE = {"aiRecord": ONE_MIN_RECORD}
+TASK = "00000000-0000-4000-8000-000000000001"  # what drive() gives as the order's id
+RUNWARE_TAKEN = reply({"data": [{"taskType": "imageInference", "taskUUID": TASK}]})
+RUNWARE_ITEM = {"taskType": "imageInference", "taskUUID": TASK, "status": "success", "seed": 7, "cost": 0.0098,
+                "imageURL": "https://im.runware.ai/a.png", "NSFWContent": False}  # fmt: skip
+WAVESPEED_PRICE = reply({"code": 200, "data": {"price": 0.025, "discounted_price": 0.025}})
+WAVESPEED_CREATED = reply({"code": 200, "data": {"id": ID, "status": "created"}})
+WAVESPEED_DONE = {
+    "id": ID,
+    "status": "completed",
+    "outputs": ["https://cdn.wavespeed.ai/a.png"],
+    "has_nsfw_contents": [False],
+}
+WAVESPEED_BILL = reply({"code": 200, "data": {"items": [{"price": 0.024, "prediction": {"uuid": ID}}]}})
 GOOD = {
     "fal": (FAL_SUBMITTED, FAL_DONE, reply(FAL_RESULT)),
     "replicate": (REPLICATE_CREATED, reply(REPLICATE_DONE)),
     "core_today": (CORE_CREATED, reply(CORE_DONE)),
     "lumenfall": (reply(LUMENFALL_DONE),),
     "one_min": (reply(ONE_MIN_DONE),),
+    "runware": (RUNWARE_TAKEN, reply({"data": [RUNWARE_ITEM]})),
+    "wavespeed": (WAVESPEED_PRICE, WAVESPEED_CREATED, reply({"data": WAVESPEED_DONE}), WAVESPEED_BILL),
 }
 PICTURE = {
     "fal": "https://v3.fal.media/a.png",
@@ -87,4 +107,6 @@ PICTURE = {
     "core_today": "https://replicate.delivery/a.png",
     "lumenfall": "https://media.lumenfall.ai/a.png",
     "one_min": ONE_MIN_RECORD["temporaryUrl"],
+    "runware": "https://im.runware.ai/a.png",
+    "wavespeed": "https://cdn.wavespeed.ai/a.png",
 }

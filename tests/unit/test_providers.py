@@ -4,7 +4,7 @@ import json
 from dataclasses import fields, replace
 
 import pytest
-from flux_krea.nodes.providers import core_today, fal, lumenfall, one_min, providers, replicate
+from flux_krea.nodes.providers import core_today, fal, lumenfall, one_min, providers, replicate, runware, wavespeed
 from flux_krea.nodes.providers.contract import (
     IMAGE_TO_IMAGE,
     REDUX,
@@ -31,13 +31,15 @@ def changes(provider, request):
 
 
 def test_every_file_is_a_provider():
-    assert sorted(providers()) == ["core_today", "fal", "lumenfall", "one_min", "replicate"]
+    assert sorted(providers()) == ["core_today", "fal", "lumenfall", "one_min", "replicate", "runware", "wavespeed"]
     assert {p.key_variable for p in providers().values()} == {
         "FAL_KEY",
         "REPLICATE_API_TOKEN",
         "LUMENFALL_API_KEY",
         "CORE_API_KEY",
         "ONEMIN_API_KEY",
+        "RUNWARE_API_KEY",
+        "WAVESPEED_API_KEY",
     }
 
 
@@ -48,6 +50,8 @@ def test_each_key_travels_as_its_provider_wants_it():
         "lumenfall": {"Authorization": "Bearer k"},
         "core_today": {"X-API-Key": "k"},
         "one_min": {"API-KEY": "k"},
+        "runware": {"Authorization": "Bearer k"},
+        "wavespeed": {"Authorization": "Bearer k"},
     }
 
 
@@ -55,7 +59,7 @@ def test_each_key_travels_as_its_provider_wants_it():
 def test_tables_name_only_inputs_that_exist_and_say_how_each_is_taken(provider):
     inputs = {field.name for field in fields(GenerationRequest)} - {"mode", "extra"}
     for mode, table in provider.parameters.items():
-        assert set(table) <= inputs and inputs - set(table) <= {"image", "strength"}, mode
+        assert set(table) <= inputs and inputs - set(table) <= {"image", "strength", "mask", "loras"}, mode
         for name, parameter in table.items():
             assert parameter.how in ("passthrough", "renamed", "converted", "emulated", "unsupported"), name
             assert bool(parameter.field) == (parameter.how != "unsupported") or parameter.how == "emulated", name
@@ -151,7 +155,8 @@ def test_zero_is_a_value_and_is_sent(provider):
     sent = json.loads(json.dumps(provider.plan(low).payload))
     flat = sent | sent.get("input", {}) | sent.get("promptObject", {})
     assert flat.get("strength", flat.get("prompt_strength")) in (0, 0.01)
-    assert flat.get("guidance", flat.get("guidance_scale", flat.get("cfg_scale"))) in (0, 1)
+    names = ("guidance", "guidance_scale", "cfg_scale", "CFGScale")
+    assert next(flat[name] for name in names if name in flat) in (0, 1)
     assert flat["seed"] in (0, 4294967294)
     assert flat.get("output_quality", flat.get("output_compression", 0)) == 0
 
@@ -159,7 +164,7 @@ def test_zero_is_a_value_and_is_sent(provider):
 # ---- refusals before anything is sent
 
 
-@pytest.mark.parametrize("name", ["core_today", "lumenfall", "one_min", "replicate"])
+@pytest.mark.parametrize("name", sorted(set(providers()) - {"fal"}))
 def test_redux_anywhere_but_fal_is_refused_and_names_fal(name):
     with pytest.raises(Unsupported, match="no Redux.*Choose fal"):
         providers()[name].plan(REDUX_OF_IMAGE)
@@ -179,7 +184,6 @@ def test_redux_anywhere_but_fal_is_refused_and_names_fal(name):
         ({"width": 0}, "0×1024 is not a size"),
         ({"guidance": float("nan")}, "guidance is nan"),
         ({"acceleration": "warp"}, "no acceleration 'warp'"),
-        ({"extra": {"prompt": "another"}}, "extra says prompt='another'"),
         ({"extra": {"seed": 8}}, "extra says seed=8"),
         ({"extra": {"webhook": {1, 2}}}, "extra webhook cannot be sent"),
         ({"extra": {"style": float("inf")}}, "extra style cannot be sent"),
@@ -192,9 +196,29 @@ def test_what_cannot_be_made_is_refused_with_a_sentence(provider, change, senten
     assert caught.value.paid is False
 
 
+@ALL
+def test_the_prompt_cannot_be_replaced_through_extra(provider):
+    field = provider.parameters["text_to_image"]["prompt"].field
+    with pytest.raises(RequestRefused, match=f"extra says {field}='another'"):
+        provider.plan(replace(TEXT, extra={field: "another"}))
+
+
 @pytest.mark.parametrize(
     ("provider", "field"),
-    [(fal, "image_url"), (replicate, "image"), (core_today, "image"), (lumenfall, "image"), (one_min, "image_prompt")],
+    [
+        (fal, "image_url"),
+        (replicate, "image"),
+        (core_today, "image"),
+        (lumenfall, "image"),
+        (one_min, "image_prompt"),
+        (fal, "mask_url"),
+        (fal, "loras"),
+        (runware, "inputs"),
+        (runware, "seedImage"),
+        (runware, "lora"),
+        (wavespeed, "image"),
+        (wavespeed, "loras"),
+    ],
 )
 def test_the_image_cannot_be_replaced_through_extra(provider, field):
     with pytest.raises(RequestRefused, match=f"extra may not set {field}"):
@@ -253,7 +277,7 @@ def test_presets_are_delivered_as_they_are_named(provider):
 
 def test_each_provider_has_its_own_documented_presets_and_nobody_elses():
     counts = {name: len(provider.presets) for name, provider in providers().items()}
-    assert counts == {"fal": 6, "replicate": 22, "core_today": 0, "lumenfall": 11, "one_min": 0}
+    assert {name: count for name, count in counts.items() if count} == {"fal": 6, "replicate": 22, "lumenfall": 11}
     assert replicate.PROVIDER.presets["1:1 0.25 MP"] == (512, 512)
 
 
@@ -310,7 +334,8 @@ def test_what_was_changed_is_said(provider, request_, expected):
 
 @ALL
 def test_a_plain_request_changes_nothing_but_what_the_provider_lacks(provider):
-    assert set(changes(provider, TEXT)) <= ({"output_format"} if provider.label == "1min.ai" else set())
+    lacks = {"1min.ai": {"output_format"}, "WaveSpeed": {"steps"}}
+    assert set(changes(provider, TEXT)) == lacks.get(provider.label, set())
     assert all(isinstance(change, Change) and change.reason for change in provider.plan(TEXT).changes)
 
 

@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from flux_krea.nodes.providers import core_today, fal, lumenfall, one_min, providers, replicate
+from flux_krea.nodes.providers import core_today, fal, lumenfall, one_min, providers, replicate, wavespeed
 from flux_krea.nodes.providers.answers import error_text, own_url, picture_urls
 from flux_krea.nodes.providers.contract import (
     BadAnswer,
@@ -48,7 +48,8 @@ QUEUES = pytest.mark.parametrize("name", [name for name, provider in providers()
 def test_a_run_pays_once_is_accepted_once_and_delivers(name):
     provider = providers()[name]
     calls, job, delivery = drive(provider, TEXT, *GOOD[name])
-    assert [call.paid for call in calls].count(True) == 1 and calls[0].paid
+    assert [call.paid for call in calls].count(True) == 1
+    assert calls[1 if name == "wavespeed" else 0].paid  # it is asked for its price first
     assert (job is None) == (provider.follow is None) and len(json.dumps(job)) < 500
     assert delivery.pictures == (PICTURE[name],) and len(delivery.flags) == 1 and delivery.withheld == 0
     assert all(own_url(call.url, provider.hosts) for call in calls)
@@ -315,7 +316,8 @@ def test_a_lost_job_at_replicate_is_found_by_its_whole_input(change, job):
 
 def test_nothing_is_claimed_where_a_match_cannot_be_certain():
     assert play(replicate.find_lost(replicate.plan(IMAGE), 0.0), [reply({})]) == ([], ())
-    assert [name for name, p in providers().items() if p.find_lost] == ["fal", "replicate"]
+    assert play(wavespeed.find_lost(wavespeed.plan(IMAGE), 0.0), [reply({})]) == ([], ())
+    assert [name for name, p in providers().items() if p.find_lost] == ["fal", "replicate", "runware", "wavespeed"]
 
 
 # ---- reading
