@@ -61,6 +61,8 @@ def palette(page, renderer):
 def test_all_can_be_read_and_reached_with_tab_alone(page, standins, palette):
     standins["fal"].set(job_seconds=60)
     load(page, api_flow("FluxKreaSubmit", provider="fal", prompt=f"a fox in the {palette}"))
+    page.wait_for_timeout(300)  # a theme fades in
+    assert page.evaluate(FAINT, [".flux-krea-card", LEAST_CONTRAST]) == []
     assert page.evaluate(RUN) == "execution_success: "
     page.evaluate("() => app.extensionManager.sidebarTab.toggleSidebarTab('flux_krea.waiting')")
     page.locator(".flux-krea-waiting article", has_text=palette).wait_for()

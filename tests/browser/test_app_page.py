@@ -28,7 +28,7 @@ def test_a_prompt_goes_in_and_a_picture_comes_out(comfyui, page, standins, rende
     card = page.locator(f"{FIELD} .flux-krea-card")
     assert "≈ $0.025" in card.inner_text()
     page.get_by_role("button", name="Run", exact=True).last.click()
-    page.locator("img[src*='FLUX_Krea']").first.wait_for()
+    page.locator("img[src*='FLUX_Krea']").first.wait_for(state="attached")
     page.screenshot(path=screen(f"app-{renderer}.png"))
     assert "billed by fal" in card.inner_text()
     assert [job["prompt"] for job in standins["fal"].state()["jobs"]] == [prompt]

@@ -55,7 +55,7 @@ def test_the_card_grows_with_its_words_and_the_node_with_the_card(size_node, ren
         page.evaluate("() => app.graph.getNodeById(1).setSize([220, 60])")  # narrower: its lines break more often
     page.locator(f"{CARD} summary").press("Enter")
     assert_nothing_is_clipped(page)
-    set_value(page, "width", 512)
+    set_value(page, "width", 1600)
     page.wait_for_function("() => !document.querySelector('.flux-krea-card .warning')")
     assert page.evaluate(HEIGHT) < tall or renderer == "vue"
     page.evaluate("() => { app.canvas.ds.scale = 0.75; app.canvas.setDirty(true, true); }")

@@ -1,4 +1,4 @@
-"""The README's tables of parameters are the providers' own. `FLUX_KREA_WRITE_DOCS=1` writes them anew."""
+"""docs/providers.md is made from the providers' own files; `FLUX_KREA_WRITE_DOCS=1` writes it anew."""
 
 import os
 import re
@@ -8,28 +8,31 @@ from flux_krea.nodes.providers import providers
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
-START, END = "<!-- parameters -->\n", "<!-- /parameters -->"
+PROVIDERS = ROOT / "docs" / "providers.md"
+HEAD = """# What each provider makes of each input
+
+Made from the files in `nodes/providers/`. ~ converted, + several calls, — not known there.
+"""
 MARKS = {"passthrough": "", "renamed": "", "converted": "~", "emulated": "+", "unsupported": "—"}
 
 
 def tables() -> str:
     modes = dict.fromkeys(mode for provider in providers().values() for mode in provider.parameters)
-    return "\n".join(table(mode) for mode in modes)
+    return "".join(table(mode) for mode in modes)
 
 
 def table(mode: str) -> str:
     columns = {name: provider for name, provider in providers().items() if mode in provider.parameters}
     inputs = dict.fromkeys(name for provider in columns.values() for name in provider.parameters[mode])
     rows = [
-        f"<details><summary>What each provider gets: {mode.replace('_', ' ')}</summary>\n",
-        "~ converted, + several calls, — not known there\n",
+        f"\n## {mode.replace('_', ' ').capitalize()}\n",
         "| input | " + " | ".join(provider.label for provider in columns.values()) + " |",
         "|---" * (len(columns) + 1) + "|",
     ]
     for name in inputs:
         cells = (cell(provider.parameters[mode].get(name)) for provider in columns.values())
         rows.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join([*rows, "\n</details>\n"])
+    return "\n".join([*rows, ""])
 
 
 def cell(parameter) -> str:
@@ -40,15 +43,11 @@ def cell(parameter) -> str:
     return ", ".join(filter(None, [field, " to ".join(limits), parameter.note])).replace("|", "\\|")
 
 
-def test_the_readme_says_what_the_providers_files_say():
-    text = README.read_text(encoding="utf-8")
-    before, rest = text.split(START)
-    _, after = rest.split(END)
-    wanted = before + START + tables() + END + after
+def test_the_page_says_what_the_providers_files_say():
+    wanted = HEAD + tables()
     if os.environ.get("FLUX_KREA_WRITE_DOCS"):
-        README.write_text(wanted, encoding="utf-8")
-        text = wanted
-    assert text == wanted
+        PROVIDERS.write_text(wanted, encoding="utf-8")
+    assert PROVIDERS.read_text(encoding="utf-8") == wanted
 
 
 def test_every_file_that_the_readme_points_at_is_there():
