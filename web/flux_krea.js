@@ -15,6 +15,7 @@ import { say } from "./words.js";
 const SET_UP = {
   FluxKreaSize: setUpSize,
   FluxKreaSampler: (node) => showItsWords(node, String), // most of the time it has nothing to say
+  FluxKreaLora: (node) => showItsWords(node, String),
   FluxKreaSafetyCheck: setUpSafetyCheck,
   FluxKreaReview: setUpReview,
   FluxKreaAPI: (node) => setUpGeneration(node, generationText),
