@@ -12,12 +12,13 @@ WEIGHT_DTYPES = ("default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2")  # as i
 
 
 def model_input() -> io.Combo.Input:
-    names = installed_files.choices("diffusion_models")
+    names = installed_files.model_choices()
     return io.Combo.Input(
         "unet_name",
         options=names,
         default=installed_files.likely(names, "krea", "flux"),
-        tooltip="The diffusion model, in models/diffusion_models: bf16, fp8 or fp8 scaled.",
+        tooltip="The diffusion model, in models/diffusion_models: bf16, fp8, fp8 scaled or another format of your "
+        "ComfyUI. Also an all-in-one checkpoint in models/checkpoints, and a GGUF file where ComfyUI-GGUF is installed.",
     )
 
 
@@ -31,8 +32,8 @@ def weight_dtype_input() -> io.Combo.Input:
 
 
 def find_model(unet_name: str, weight_dtype: str) -> installed_files.ModelFile:
-    model = installed_files.find("diffusion_models", unet_name, "diffusion_model")
     check_choice("weight_dtype", weight_dtype, WEIGHT_DTYPES)
+    model = installed_files.find_model(unet_name)
     installed_files.check_precision(model.weights, weight_dtype)
     return model
 

@@ -49,22 +49,38 @@ class FluxKreaLoader(io.ComfyNode):
     @classmethod
     def execute(cls, unet_name, clip_name1, clip_name2, vae_name, weight_dtype):
         model = find_model(unet_name, weight_dtype)
-        clip_l, t5 = installed_files.find_encoders(clip_name1, clip_name2)
-        weights.require_match(model.weights, clip_l.weights, t5.weights)
-        vae = installed_files.find("vae", vae_name, "vae")
-        installed_files.announce(model.weights, clip_l.weights, t5.weights, vae.weights)
+        # What an all-in-one checkpoint brings is taken from it; the files chosen beside it are then not looked at.
+        own = weights.beside_the_model(model.weights.path) if model.folder == installed_files.CHECKPOINTS else {}
+        for part in own.values():
+            installed_files.check_quantization(part)
         graph = GraphBuilder()
-        parts = {
-            loading.model_key(model, weight_dtype): graph.node(
-                "FluxKreaDiffusionModel", unet_name=model.name, weight_dtype=weight_dtype
-            ),
-            loading.encoders_key(clip_l, t5): graph.node(
-                "FluxKreaTextEncoders", clip_name1=clip_l.name, clip_name2=t5.name
-            ),
-            loading.vae_key(vae): graph.node("FluxKreaVAE", vae_name=vae.name),
-        }
-        outputs = (loading.in_memory(key) or part.out(0) for key, part in parts.items())
-        return io.NodeOutput(*outputs, expand=graph.finalize())
+        values = {"unet_name": model.name, "weight_dtype": weight_dtype}
+        unet = alive_or_node(loading.model_key(model, weight_dtype), graph.node("FluxKreaDiffusionModel", **values))
+        if {"clip_l", "t5"} <= own.keys():
+            clip_l, t5 = own["clip_l"], own["t5"]
+            clip = loading.checkpoint_encoders(model, clip_l, t5)
+        else:
+            files = installed_files.find_encoders(clip_name1, clip_name2)
+            clip_l, t5 = (file.weights for file in files)
+            names = {"clip_name1": files[0].name, "clip_name2": files[1].name}
+            clip = alive_or_node(loading.encoders_key(*files), graph.node("FluxKreaTextEncoders", **names))
+        weights.require_match(model.weights, clip_l, t5)
+        if "vae" in own:
+            vae_file, vae = own["vae"], loading.checkpoint_vae(model)
+        else:
+            file = installed_files.find("vae", vae_name, "vae")
+            vae_file = file.weights
+            vae = alive_or_node(loading.vae_key(file), graph.node("FluxKreaVAE", vae_name=file.name))
+        installed_files.announce(model.weights, clip_l, t5, vae_file)
+        return io.NodeOutput(unet, clip, vae, expand=graph.finalize())
+
+
+def alive_or_node(key: tuple, part):
+    """What is in memory under this key, else the output of the part that loads it.
+
+    The part belongs to the expansion in either case: ComfyUI's cache of it is what keeps the thing in memory.
+    """
+    return loading.in_memory(key) or part.out(0)
 
 
 NODES = [FluxKreaLoader]

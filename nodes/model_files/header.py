@@ -81,6 +81,10 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     return Header(path, size, tensors, metadata, 8 + length)
 
 
+def tensor_bytes(tensor: Tensor) -> int:
+    return BITS.get(tensor.dtype, 8) * prod(tensor.shape) // 8
+
+
 def read_tensor(header: Header, key: str) -> bytes:
     """The bytes of one tensor. WeightFileError where the file changed or cannot be read."""
     tensor = header.tensors[key]

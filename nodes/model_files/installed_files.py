@@ -12,23 +12,43 @@ import comfy.utils
 import comfyui_version
 import folder_paths
 
+import nodes as comfy_nodes
+
 from . import quantization, weights
 from .weights import WeightFile, WeightFileError
 
 EXTENSIONS = (".safetensors", ".sft")
+DIFFUSION_MODELS, CHECKPOINTS, GGUFS = "diffusion_models", "checkpoints", "unet_gguf"
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A checked file; `name` is what core's loaders call it, `weights` what its header says."""
+    """A checked file; `name` is what core's loaders call it in `folder`, `weights` what its header says."""
 
     name: str
     weights: WeightFile
+    folder: str = ""
 
 
 def choices(folder: str) -> list[str]:
     """The files of a model folder that have a header to read, as a combo lists them."""
     return [name for name in folder_paths.get_filename_list(folder) if name.endswith(EXTENSIONS)]
+
+
+def model_choices() -> list[str]:
+    """What can be chosen as the diffusion model.
+
+    The files of models/diffusion_models, the checkpoints whose names say FLUX or Krea (any other can be named in a
+    workflow, too), and GGUF files where ComfyUI-GGUF is installed.
+    """
+    checkpoints = [name for name in choices(CHECKPOINTS) if any(word in name.lower() for word in ("flux", "krea"))]
+    ggufs = folder_paths.get_filename_list(GGUFS) if gguf_loader() else []
+    return list(dict.fromkeys([*choices(DIFFUSION_MODELS), *checkpoints, *ggufs]))
+
+
+def gguf_loader() -> type | None:
+    """ComfyUI-GGUF's own loader node, where that pack is installed."""
+    return comfy_nodes.NODE_CLASS_MAPPINGS.get("UnetLoaderGGUF")
 
 
 def likely(names: list[str], *words: str) -> str | None:
@@ -41,7 +61,24 @@ def find(folder: str, name: str, kind: str) -> ModelFile:
     installed, path = locate(folder, name)
     file = weights.require(path, kind)
     check_quantization(file)
-    return ModelFile(installed, file)
+    return ModelFile(installed, file, folder)
+
+
+def find_model(name: str) -> ModelFile:
+    """The diffusion model that a workflow calls `name`, from any of the places that `model_choices` lists."""
+    if name.lower().endswith(".gguf"):
+        return _find_gguf(name)
+    in_checkpoints = not same_file(name, choices(DIFFUSION_MODELS)) and same_file(name, choices(CHECKPOINTS))
+    return find(CHECKPOINTS if in_checkpoints else DIFFUSION_MODELS, name, "diffusion_model")
+
+
+def _find_gguf(name: str) -> ModelFile:
+    if not gguf_loader():
+        raise WeightFileError(
+            f"{base_name(name)}: a GGUF file needs the pack ComfyUI-GGUF: install it, and this node loads the file"
+        )
+    installed, path = locate(GGUFS, name)
+    return ModelFile(installed, weights.gguf(path), GGUFS)
 
 
 def find_encoders(name1: str, name2: str) -> tuple[ModelFile, ModelFile]:
@@ -61,6 +98,11 @@ def locate(folder: str, name: str) -> tuple[str, str]:
     """The installed name and the path of a file, which a workflow may know with other slashes or in another sub-folder."""
     installed = folder_paths.get_filename_list(folder)
     found = same_file(name, installed)
+    if found is None and folder == "text_encoders" and name.lower().endswith(".gguf"):
+        raise WeightFileError(
+            f"{base_name(name)}: load a GGUF text encoder with the DualCLIPLoader (GGUF) node of ComfyUI-GGUF and "
+            "connect its CLIP to the prompt"
+        )
     if found is None:
         searched = folder_paths.get_folder_paths(folder)
         raise WeightFileError(weights.missing(name, folder, searched, choices(folder)))
@@ -115,6 +157,8 @@ def check_precision(file: WeightFile, weight_dtype: str) -> None:
             f"{file.name}: already {file.precision}; weight_dtype {weight_dtype} would round it a second time: "
             "set weight_dtype to default"
         )
+    if weight_dtype != "default" and file.precision == "GGUF":
+        raise WeightFileError(f"{file.name}: a GGUF file has its own precision: set weight_dtype to default")
     device = comfy.model_management.get_torch_device()
     if comfy.model_management.is_device_mps(device) and (weight_dtype != "default" or file.precision.startswith("fp8")):
         raise WeightFileError(

@@ -11,11 +11,13 @@ from collections.abc import Callable
 
 import comfy.sd
 import folder_paths
+import torch
 
 import nodes as comfy_nodes
 
 from . import weights
-from .installed_files import ModelFile
+from .installed_files import CHECKPOINTS, GGUFS, ModelFile
+from .weights import WeightFile
 
 _alive: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
 
@@ -38,8 +40,50 @@ def in_memory(key: tuple):
 
 
 def model(file: ModelFile, weight_dtype: str):
-    """MODEL, as core's Load Diffusion Model makes it."""
-    return _once(model_key(file, weight_dtype), lambda: comfy_nodes.UNETLoader().load_unet(file.name, weight_dtype)[0])
+    """MODEL, as core's Load Diffusion Model makes it, or ComfyUI-GGUF's loader; of a checkpoint its model alone."""
+
+    def load():
+        if file.folder == GGUFS:
+            return comfy_nodes.NODE_CLASS_MAPPINGS["UnetLoaderGGUF"]().load_unet(file.name)[0]
+        if file.folder == CHECKPOINTS:
+            return comfy.sd.load_diffusion_model(str(file.weights.path), model_options=_model_options(weight_dtype))
+        return comfy_nodes.UNETLoader().load_unet(file.name, weight_dtype)[0]
+
+    return _once(model_key(file, weight_dtype), load)
+
+
+def _model_options(weight_dtype: str) -> dict:
+    """As core's Load Diffusion Model understands its weight_dtype."""
+    if weight_dtype == "default":
+        return {}
+    is_fast = weight_dtype.endswith("_fast")
+    options = {"dtype": getattr(torch, "float8_" + weight_dtype.removeprefix("fp8_").removesuffix("_fast"))}
+    return options | ({"fp8_optimizations": True} if is_fast else {})
+
+
+def checkpoint_encoders(file: ModelFile, clip_l: WeightFile, t5: WeightFile):
+    """CLIP of both encoders that a checkpoint holds; of an unusual size they are built as their shapes say."""
+    options = weights.encoder_options(clip_l, t5)
+    if "model_config" in options:  # from a checkpoint core takes CLIP-L's sizes by this name
+        options["clip_l_model_config"] = options["model_config"]
+
+    def load():
+        return comfy.sd.load_checkpoint_guess_config(
+            str(file.weights.path),
+            output_vae=False,
+            output_model=False,
+            embedding_directory=folder_paths.get_folder_paths("embeddings"),
+            te_model_options=options,
+        )[1]
+
+    return _once(("encoders", *_identity(file)), load)
+
+
+def checkpoint_vae(file: ModelFile):
+    """VAE that a checkpoint holds."""
+    load = comfy.sd.load_checkpoint_guess_config
+    path = str(file.weights.path)
+    return _once(("vae", *_identity(file)), lambda: load(path, output_clip=False, output_model=False)[2])
 
 
 def vae(file: ModelFile):

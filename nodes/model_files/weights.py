@@ -5,12 +5,12 @@ Milliseconds even for a file of 24 GB, before anything is loaded; neither torch 
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from . import recognise
-from .header import WeightFileError, read_header
+from .header import AGAIN, Header, WeightFileError, read_header, tensor_bytes
 from .quantization import Quantization, read_quantization
 
 __all__ = ["KNOWN_FILES", "WeightFile", "WeightFileError", "encoder_options", "inspect", "missing", "require"]
@@ -104,13 +104,17 @@ class WeightFile:
         return self.path.name
 
     def __str__(self) -> str:
-        parameters, size = f"{self.quantization.parameters / 1e6:,.1f} M parameters", f"{self.bytes / 1e9:.2f} GB"
-        return f"{self.name}: {self.label}, {self.precision}, {parameters}, {size}"
+        count = self.quantization.parameters
+        parameters = f"{count / 1e6:,.1f} M parameters, " if count else ""
+        return f"{self.name}: {self.label}, {self.precision}, {parameters}{self.bytes / 1e9:.2f} GB"
 
 
 def inspect(path: str | os.PathLike[str]) -> WeightFile:
     """What the file is. WeightFileError where it is no whole safetensors file; where it is, `fault` may be set."""
-    header = read_header(path)
+    return _described(read_header(path))
+
+
+def _described(header: Header) -> WeightFile:
     found = recognise.recognise(header.tensors)
     return WeightFile(
         path=header.path,
@@ -121,6 +125,49 @@ def inspect(path: str | os.PathLike[str]) -> WeightFile:
         quantization=read_quantization(header),
         bytes=header.bytes,
     )
+
+
+# Where an all-in-one FLUX.1 checkpoint keeps what stands beside the diffusion model; ComfyUI looks there and nowhere else.
+_IN_CHECKPOINT = {
+    "clip_l": ("text_encoders.clip_l.transformer.",),
+    "t5": ("text_encoders.t5xxl.transformer.",),
+    "vae": ("vae.", "first_stage_model."),
+}
+
+
+def beside_the_model(path: str | os.PathLike[str]) -> dict[str, WeightFile]:
+    """The text encoders and the VAE that a checkpoint holds beside its diffusion model, by kind.
+
+    WeightFileError where one of them is there but cannot be used.
+    """
+    header = read_header(path)
+    found = {}
+    for kind, prefixes in _IN_CHECKPOINT.items():
+        tensors = {
+            key.removeprefix(prefix): tensor
+            for prefix in prefixes
+            for key, tensor in header.tensors.items()
+            if key.startswith(prefix)
+        }
+        if tensors:
+            found[kind] = part = _described(
+                replace(header, tensors=tensors, bytes=sum(map(tensor_bytes, tensors.values())))
+            )
+            if part.kind != kind or part.fault:
+                raise WeightFileError(
+                    f"{header.path.name}: its {kind} is {part.label}: {part.fault or 'not for FLUX.1'}"
+                )
+    return found
+
+
+def gguf(path: str | os.PathLike[str]) -> WeightFile:
+    """A GGUF file, which only ComfyUI-GGUF reads; nothing of it is judged here but that it is one."""
+    path = Path(path)
+    with open(path, "rb") as file:
+        if file.read(4) != b"GGUF":
+            raise WeightFileError(f"{path.name}: not a GGUF file, whatever its name says: {AGAIN}")
+    plain = Quantization("", (), "GGUF", 0)
+    return WeightFile(path, "diffusion_model", "a diffusion model", "", {}, plain, path.stat().st_size)
 
 
 def require(path: str | os.PathLike[str], kind: str) -> WeightFile:
@@ -161,7 +208,7 @@ def sort_encoders(first: str | os.PathLike[str], second: str | os.PathLike[str])
 def require_match(model: WeightFile, clip_l: WeightFile, t5: WeightFile) -> None:
     """WeightFileError unless the diffusion model takes embeddings as wide as these encoders make them."""
     for encoder, width, wanted in ((t5, "d_model", "context_width"), (clip_l, "hidden_size", "pooled_width")):
-        if encoder.config[width] != model.config[wanted]:
+        if wanted in model.config and encoder.config[width] != model.config[wanted]:
             raise WeightFileError(
                 f"{encoder.name}: its embeddings are {encoder.config[width]} wide, but {model.name} takes "
                 f"{model.config[wanted]}: use {' or '.join(_known_names(encoder.kind))}"

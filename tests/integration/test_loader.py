@@ -168,6 +168,89 @@ def test_files_in_the_layouts_of_diffusers_and_openai_load_whole(comfyui, models
     assert "missing" not in log
 
 
+@pytest.fixture
+def all_in_one(models):
+    """Writes an all-in-one checkpoint of one block into models/checkpoints; it is taken away afterwards."""
+    path = models / "checkpoints" / "flux1-krea-all.safetensors"
+    path.parent.mkdir(exist_ok=True)
+
+    def write(*parts: str) -> str:
+        layouts = {
+            "model.diffusion_model.": miniature.flux_layout(1, 0, "F8_E4M3"),
+            "text_encoders.clip_l.transformer.": miniature.clip_l_layout(2),
+            "text_encoders.t5xxl.transformer.": miniature.t5_layout(2, heads=2, feed_forward=128),
+            "vae.": miniature.tiny_vae_layout(),
+        }
+        miniature.write_safetensors(
+            path,
+            {
+                prefix + key: tensor
+                for prefix in ("model.diffusion_model.", *parts)
+                for key, tensor in layouts[prefix].items()
+            },
+        )
+        return path.name
+
+    yield write
+    path.unlink(missing_ok=True)
+
+
+def test_an_all_in_one_checkpoint_brings_its_own_encoders_and_vae(comfyui, all_in_one):
+    name = all_in_one("text_encoders.clip_l.transformer.", "text_encoders.t5xxl.transformer.", "vae.")
+    options = comfyui.get("/object_info/FluxKreaLoader").json()["FluxKreaLoader"]["input"]["required"]["unet_name"]
+    assert name in str(options)
+    graph = Graph()
+    absent = {"clip_name1": "none.safetensors", "clip_name2": "none.safetensors", "vae_name": "none.safetensors"}
+    loader = graph.loader(unet_name=name, **absent)
+    positive = graph.short_text([loader, 1], "a red fox")
+    graph.picture(graph.sampler([loader, 0], positive, graph.size(64, 64), steps=1), [loader, 2])
+    before = len(comfyui.log())
+    (picture,) = comfyui.pictures(comfyui.run(graph))
+    assert picture.stat().st_size > 1000
+    log = comfyui.log()[before:]
+    assert f"Krea Loader: {name}: the CLIP-L text encoder, 2 layers" in log
+    assert "clip missing" not in log and "unet missing" not in log
+
+
+def test_what_a_checkpoint_lacks_comes_from_the_files_chosen_beside_it(comfyui, all_in_one):
+    name = all_in_one()
+    model, clip, vae = identities(comfyui, again=8, unet_name=name)
+    assert [clip, vae] == identities(comfyui, again=9)[1:]
+    with pytest.raises(ComfyUIError, match="none.safetensors is not in models/vae/"):
+        comfyui.run(preview_of_loading(unet_name=name, vae_name="none.safetensors"))
+
+
+@pytest.fixture
+def gguf(models):
+    path = models / "diffusion_models" / "flux1-krea-dev.gguf"
+    path.write_bytes(b"GGUF" + bytes(100))
+    yield path.name
+    path.unlink()
+
+
+def test_a_gguf_file_is_loaded_by_comfyui_ggufs_own_node(comfyui, gguf):
+    options = comfyui.get("/object_info/FluxKreaLoader").json()["FluxKreaLoader"]["input"]["required"]["unet_name"]
+    assert gguf in str(options)
+    model, clip, vae = identities(comfyui, again=10, unet_name=gguf)
+    assert [clip, vae] == identities(comfyui, again=11)[1:]
+    assert f"Krea Loader: {gguf}: a diffusion model, GGUF, 0.00 GB" in comfyui.log()
+    with pytest.raises(ComfyUIError, match="a GGUF file has its own precision: set weight_dtype to default"):
+        comfyui.run(preview_of_loading(unet_name=gguf, weight_dtype="fp8_e4m3fn"))
+
+
+def test_a_gguf_text_encoder_is_sent_to_its_own_node(comfyui):
+    with pytest.raises(ComfyUIError, match="t5.gguf: load a GGUF text encoder with the DualCLIPLoader .GGUF. node"):
+        comfyui.run(preview_of_loading(clip_name1="t5.gguf"))
+
+
+def test_without_comfyui_gguf_the_node_says_what_to_install(hasty):
+    graph = Graph()
+    model = graph.add("FluxKreaDiffusionModel", unet_name="flux1-krea-dev.gguf", weight_dtype="default")
+    graph.add("ModelSave", model=[model, 0], filename_prefix="x")
+    with pytest.raises(ComfyUIError, match="a GGUF file needs the pack ComfyUI-GGUF: install it"):
+        hasty.run(graph)
+
+
 def identities(comfyui, again: int, **changes) -> list[int]:
     graph = Graph()
     loader = graph.loader(**changes)

@@ -207,6 +207,22 @@ class ProbeAddGrey:
         return (image + value,)
 
 
+class UnetLoaderGGUF:
+    """Stands in for ComfyUI-GGUF's loader: the same id, input and folder key; takes the .safetensors beside the file."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "load_unet", ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"unet_name": (folder_paths.get_filename_list("unet_gguf"),)}}
+
+    def load_unet(self, unet_name):
+        path = folder_paths.get_full_path_or_raise("unet_gguf", unet_name)
+        return (comfy.sd.load_diffusion_model(path.removesuffix(".gguf") + ".safetensors"),)
+
+
+folder_paths.folder_names_and_paths["unet_gguf"] = (folder_paths.get_folder_paths("diffusion_models"), {".gguf"})
+
 NODE_CLASS_MAPPINGS = {
     node.__name__: node
     for node in (
@@ -220,6 +236,7 @@ NODE_CLASS_MAPPINGS = {
         ProbeObject,
         ProbeAddGrey,
         *company.NODES,
+        UnetLoaderGGUF,
         *redux.NODES,
         *small_flux.NODES,
         *waiting.NODES,
