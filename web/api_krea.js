@@ -1,6 +1,7 @@
 // @ts-check
 // API Krea and API Krea Submit: the widgets that the chosen provider knows, what a run would cost, and the key's state.
 import { openKeys } from "./key_settings.js";
+import { offerToOrderAgain } from "./order_again.js";
 import { changeLines, labelOf, parameterLine, priceOf, toned } from "./reports.js";
 import { keys, providers, tell } from "./server.js";
 import { after, isWired, onChange, onExecuted, showOnly, takeOnly, widgetOf } from "./widgets.js";
@@ -19,7 +20,7 @@ const OF_AN_IMAGE = ["image_use", "strength"];
  * @param {(texts: string[]) => import("./card.js").CardContent} contentOf what the node sends after a run
  */
 export function setUpGeneration(node, card, contentOf) {
-  const inputs = node.widgets.filter((widget) => widget.name !== "control_after_generate" && widget !== card.widget);
+  const inputs = inputsOf(node);
   /** @type {any} */
   const view = { node, inputs, card, asked: 0, timer: 0, estimate: { headline: "…" }, payee: "", report: null };
 
@@ -30,6 +31,10 @@ export function setUpGeneration(node, card, contentOf) {
   });
   onExecuted(node, ({ text = [] }) => {
     view.report = text.length ? contentOf(text) : null;
+    display(view);
+  });
+  offerToOrderAgain(node, (content) => {
+    view.report = content;
     display(view);
   });
   after(node, "onConnectionsChange", () => refresh(view));
@@ -105,18 +110,29 @@ function limitsOf(node, { name }) {
 async function askForEstimate(view) {
   const { node, inputs } = view;
   const turn = ++view.asked;
-  const values = Object.fromEntries(
-    inputs.filter(({ name }) => !ABOUT_THE_RUN.has(name)).map(({ name, value }) => [name, value]),
-  );
-  // A prompt may be wired, and does not change the price; without one the server would speak of nothing else.
-  values.prompt ||= "…";
-  const question = { provider: chosen(node), has_image: isWired(node, "image"), values };
-  const estimate = await tell("/flux_krea/estimate", question).catch(({ message }) => ({ refused: message }));
+  const estimate = await estimateOf(node, inputs).catch(({ message }) => ({ refused: message }));
   if (turn !== view.asked) return; // a later question is under way
   view.estimate = estimateContent(node, estimate);
   view.payee = estimate.provider;
   display(view);
 }
+
+/** What the server says of a run with these widgets' values. */
+function estimateOf(node, inputs) {
+  const values = Object.fromEntries(
+    inputs.filter(({ name }) => !ABOUT_THE_RUN.has(name)).map(({ name, value }) => [name, value]),
+  );
+  // A prompt may be wired, and does not change the price; without one the server would speak of nothing else.
+  values.prompt ||= "…";
+  return tell("/flux_krea/estimate", { provider: chosen(node), has_image: isWired(node, "image"), values });
+}
+
+/** US dollars for a run of this node; null where nobody knows. @param {ComfyNode} node @returns {Promise<number | null>} */
+export async function priceOfNode(node) {
+  return (await estimateOf(node, inputsOf(node))).usd ?? null;
+}
+
+const inputsOf = (node) => node.widgets.filter((widget) => widget.name !== "control_after_generate" && widget.serialize !== false);
 
 /** @returns {import("./card.js").CardContent} */
 function estimateContent(node, estimate) {

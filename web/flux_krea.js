@@ -1,7 +1,7 @@
 // @ts-check
 // What the page adds to our own nodes. Every node works without this folder.
 import { app } from "../../scripts/app.js";
-import { setUpGeneration } from "./api_krea.js";
+import { priceOfNode, setUpGeneration } from "./api_krea.js";
 import { Card } from "./card.js";
 import { keySettings } from "./key_settings.js";
 import { setUpProgress } from "./progress.js";
@@ -9,8 +9,10 @@ import { generationContent, wordsContent } from "./reports.js";
 import { setUpReview } from "./review.js";
 import { setUpSafetyCheck } from "./safety_check.js";
 import { setUpSize } from "./size.js";
+import { spendingSettings } from "./spending.js";
 import { waitingTab } from "./waiting.js";
 import { onExecuted } from "./widgets.js";
+import { sayWhatItCosts } from "./workflow_cost.js";
 import { say } from "./words.js";
 
 /** Nodes that do more than show the words they report. */
@@ -26,9 +28,12 @@ const PREFIX = "FluxKrea"; // of all our nodes, and of nobody else's
 
 app.registerExtension({
   name: "flux_krea",
-  settings: keySettings,
+  settings: [...keySettings, ...spendingSettings],
   setup() {
     app.extensionManager.registerSidebarTab(waitingTab);
+  },
+  afterConfigureGraph() {
+    sayWhatItCosts(priceOfNode);
   },
   nodeCreated(node) {
     if (!node.comfyClass?.startsWith(PREFIX)) return;

@@ -116,6 +116,6 @@ function sizeOf(width, height) {
   return `${width} × ${height} (${((width * height) / 1e6).toFixed(2)} MP)`;
 }
 
-function money(usd) {
+export function money(usd) {
   return usd === null ? "?" : DOLLARS.format(usd);
 }

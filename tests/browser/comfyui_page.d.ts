@@ -54,7 +54,9 @@ interface ComfyApp {
     settings?: object[];
     setup?: () => void | Promise<void>;
     nodeCreated?: (node: ComfyNode) => void;
+    afterConfigureGraph?: () => void;
   }): void;
+  queuePrompt(number: number, count: number): Promise<unknown>;
   extensionManager: {
     registerSidebarTab(tab: ComfySidebarTab): void;
     command: { execute(id: string): Promise<void> };
