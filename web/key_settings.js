@@ -26,7 +26,16 @@ export function openKeys(provider) {
   const dialog = element("dialog", { className: "flux-krea-dialog" }, form);
   dialog.setAttribute("aria-label", say("API keys"));
   dialog.addEventListener("keydown", (event) => event.stopPropagation()); // ComfyUI's shortcuts are not for a window
-  dialog.addEventListener("close", () => dialog.remove());
+  const closeOnEscape = (event) => {
+    if (event.key !== "Escape") return;
+    event.stopPropagation(); // ComfyUI's own Escape would keep the window open
+    dialog.close();
+  };
+  window.addEventListener("keydown", closeOnEscape, true);
+  dialog.addEventListener("close", () => {
+    window.removeEventListener("keydown", closeOnEscape, true);
+    dialog.remove();
+  });
   document.body.append(dialog);
   dialog.showModal();
   const fields = [...dialog.querySelectorAll("input")];
