@@ -30,6 +30,7 @@ PAID = (ACCEPTED, DELIVERED)  # certainly paid, and the picture is still to be h
 TO_COLLECT = (SENDING, UNKNOWN, *PAID)  # money is, or may be, spent and no picture is here
 REUSABLE = (RESERVED, *TO_COLLECT, DONE, SPENT)  # what stands for its payload when the same is asked again
 NOTHING_PAID = (RESERVED, FAILED)
+STEPS = (RESERVED, SENDING, UNKNOWN, ACCEPTED, DELIVERED, DONE, FAILED, SPENT, CANCELLED)  # in this order
 
 CANCEL_ASKED = "cancel asked"  # as a note: a person stopped it, and the provider has not said yet how it ended
 GONE_ONCE = "its address does not have the picture"
@@ -68,6 +69,11 @@ class JobRecord:
         return "under way" if self.owner else {DONE: "ready", UNKNOWN: "answer lost"}.get(self.state, "interrupted")
 
     @property
+    def is_put_aside(self) -> bool:
+        """A person does not wait for it any more: it stands in the way of no new order."""
+        return self.state in (UNKNOWN, SPENT) and self.collected is not None
+
+    @property
     def sent_at(self) -> str:
         """When the paid call left, by this machine's clock, for people."""
         return time.strftime("%Y-%m-%d %H:%M", time.localtime(self.sent or self.created))
@@ -84,4 +90,28 @@ def record_of(text: str) -> JobRecord:
     values = json.loads(text)
     if not isinstance(values, dict) or not {"id", "hash", "state", "provider", "endpoint", "request"} <= values.keys():
         raise ValueError("not the record of a job")
-    return JobRecord(**{name: values[name] for name in FIELDS if name in values})
+    return checked(JobRecord(**{name: values[name] for name in FIELDS if name in values}))
+
+
+def checked(record: JobRecord) -> JobRecord:
+    """Raises ValueError for a record that `as_json` cannot have written."""
+    maps = (record.request, record.job or {}, record.delivery or {})
+    numbers = (
+        record.reserved,
+        record.created,
+        record.sent,
+        record.updated,
+        record.bytes,
+        record.billed,
+        record.collected,
+    )
+    texts = (record.id, record.hash, record.provider, record.endpoint, record.budget_key, record.owner or "")
+    is_sound = (
+        record.state in STEPS
+        and all(isinstance(value, Mapping) for value in maps)
+        and all(value is None or isinstance(value, (int, float)) for value in numbers)
+        and all(isinstance(value, str) for value in (*texts, record.note, record.seedless_key, *record.pictures))
+    )
+    if not is_sound:
+        raise ValueError("not the record of a job")
+    return record

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import sqlite3
 import threading
 import time
@@ -18,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import wait
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from ..providers import providers as all_providers
@@ -43,7 +45,7 @@ from .handle import Handle
 from .job_record import DONE, JobRecord
 from .journal import Claim, Journal
 from .keys import Keys
-from .limits import NOTHING, PER_DAY, UNKNOWN_PRICE, Limits, ServerLimits
+from .limits import PER_DAY, UNKNOWN_PRICE, Limits, ServerLimits
 from .merging import merge_results
 from .paid_call import PaidCall
 from .planning import PlannedCall, estimate_of, plan_calls, planned_again, seedless_key_of, split_into_calls, total
@@ -83,6 +85,7 @@ class Jobs:
         # The newest run that draws seeds, and the seedless keys that its nodes have taken on.
         self._drawing: tuple[str, set[str]] = ("", set())
         self._is_waited_for = False
+        self._process = os.getpid()
 
     # ── for the nodes ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -249,12 +252,15 @@ class Jobs:
                 call.fail(as_user_error(error))
             return
         for call, claim in zip(calls, claims, strict=True):
-            self._work(call, claim, limits)
+            self._work(call, claim, partial(self._claim_again, call.planned.record, limits))
 
-    def _work(self, call: PaidCall, claim: Claim, limits: Limits) -> None:
+    def _claim_again(self, record: JobRecord, limits: Limits) -> Claim:
+        return self._journal.claim([record], limits)[0]
+
+    def _work(self, call: PaidCall, claim: Claim, claim_again: Callable[[], Claim]) -> None:
         def run() -> None:
             try:
-                call.run(claim, limits)
+                call.run(claim, claim_again)
             finally:
                 self._forget(call)
                 self._tidy()
@@ -274,6 +280,8 @@ class Jobs:
 
     def _wait_at_exit(self) -> None:
         """ComfyUI was stopped while an answer that costs money is on its way: it is waited for. Ctrl+C again ends that."""
+        if os.getpid() != self._process:
+            return  # a forked worker: the threads that wait are not in it
         said = False
         while at_risk := {call.label for call in tuple(self._working) if call.is_at_risk}:
             if not said:
@@ -318,16 +326,19 @@ class Jobs:
                     call = PaidCall(planned, self._services)
                     call.callers.join(lambda progress: None)  # a second caller, who never leaves: see `collect`
                     handle.join(call, index, len(calls))
+                    claim_again = partial(self._claim_existing, planned.record.id)
+                    claim = claim_again()
                     self._live[planned.record.hash] = call
-                    claim = self._journal.claim_existing(planned.record.id)
-                    if claim is None:
-                        self._forget(call)
-                        call.fail(Unsupported("The job has failed or was cancelled meanwhile."))
-                    else:
-                        self._work(call, claim, NOTHING)
+                    self._work(call, claim, claim_again)
                 futures.append(call.future)
         wait(futures)
         return merge_results([future.exception() or future.result() for future in futures], calls)
+
+    def _claim_existing(self, record_id: str) -> Claim:
+        claim = self._journal.claim_existing(record_id)
+        if claim is None:
+            raise Unsupported("The job has failed or was cancelled meanwhile.")
+        return claim
 
     # ── planning ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -360,11 +371,19 @@ class Jobs:
                 calls = planned(name)
             except ProviderError:
                 continue
-            if any(self._journal.newest(call.record.hash) for call in calls):
+            if self._is_any_known(calls):
                 if not self._is_all_done(calls, reuse=True):
                     self._require_key(name)
                 return calls
         return None
+
+    def _is_any_known(self, calls: Sequence[PlannedCall]) -> bool:
+        """Also where nobody knows whether it was paid, until a person has put that aside."""
+        try:
+            records = [self._journal.newest(call.record.hash) for call in calls]
+        except (sqlite3.Error, OSError) as error:
+            raise as_user_error(error) from None
+        return any(record and not record.is_put_aside for record in records)
 
     def _is_all_done(self, calls: Sequence[PlannedCall], reuse: bool) -> bool:
         """Pictures on the disk need no key."""

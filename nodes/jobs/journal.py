@@ -12,10 +12,11 @@ import threading
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..providers.contract import Job
+from ..providers.contract import Job, Unavailable
 from . import process_locks
 from .job_record import (
     DELIVERED,
@@ -27,6 +28,7 @@ from .job_record import (
     REUSABLE,
     SENDING,
     SPENT,
+    STEPS,
     TO_COLLECT,
     UNKNOWN,
     JobRecord,
@@ -40,6 +42,7 @@ Claim = tuple[JobRecord, bool]
 ONE_DAY = 24 * 3600.0
 KEEP_SECONDS = 30 * ONE_DAY  # of what is collected, or cost nothing
 KEEP_PICTURE_BYTES = 2 * 2**30
+TRY_AGAIN = 1.0  # seconds between two tries to write down what ended while there was no room
 
 
 class Journal:
@@ -48,7 +51,11 @@ class Journal:
         self._records = records
         self._owner: process_locks.Owner | None = None
         self._making_owner = threading.Lock()
+        self._lock = threading.RLock()  # what a row says of its owner and `_working` change together
         self._working: set[str] = set()  # ids of the records that threads of this process work on
+        self._overdue: dict[
+            str, JobRecord
+        ] = {}  # how jobs ended that nobody works on any more, for want of room on disk
         # Ids that this process set a price aside for → when, by a clock that nobody sets.
         self._reserved: dict[str, float] = {}
 
@@ -63,8 +70,10 @@ class Journal:
         that was not said yet; nothing is reserved then.
         """
         fresh = list(fresh)
-        self._file.restore_lost()
-        return self._claimed(self._file.transaction(lambda table: self._claim(table, fresh, limits, reuse)))
+        with self._lock:
+            self._write_overdue()
+            self._file.restore_lost()
+            return self._claimed(self._file.transaction(lambda table: self._claim(table, fresh, limits, reuse)))
 
     def claim_existing(self, name: str) -> Claim | None:
         """The newest record with this payload hash or id, for collecting; None where there is none. Pays nothing."""
@@ -74,9 +83,11 @@ class Journal:
             record = _newest(table, name)
             return self._own(table, record) if record else None
 
-        self._file.restore_lost()
-        claim = self._file.transaction(own)
-        return self._claimed([claim])[0] if claim else None
+        with self._lock:
+            self._write_overdue()
+            self._file.restore_lost()
+            claim = self._file.transaction(own)
+            return self._claimed([claim])[0] if claim else None
 
     def reopen(self, record: JobRecord) -> Claim:
         """A done record whose pictures are gone from the disk: delivered again, and the caller's if nobody was faster."""
@@ -87,7 +98,8 @@ class Journal:
                 current.state, current.owner = DELIVERED, None
             return self._own(table, current)
 
-        return self._claimed([self._file.transaction(own)])[0]
+        with self._lock:
+            return self._claimed([self._file.transaction(own)])[0]
 
     def adopt(self, job: Job, record: JobRecord) -> bool:
         """Writes down that a job which a provider listed is this record's; False where it belongs to another."""
@@ -106,22 +118,30 @@ class Journal:
     def save(self, record: JobRecord) -> None:
         """Writes the whole record, beside the pictures and into the journal. Raises OSError or sqlite3.Error."""
         record.updated = time.time()
-        if record.owner is None:
-            self._working.discard(record.id)
-        if record.state not in NOTHING_PAID:
+        if record.state not in (*NOTHING_PAID, SENDING):
             self._records.write(record)
-        self._file.transaction(lambda table: table.write(record))
+        with self._lock:
+            self._file.transaction(lambda table: self._save(table, record))
+            if record.owner is None:
+                self._working.discard(record.id)
         if record.state in NOTHING_PAID:
             self._records.remove(record.id)
 
     def release(self, record: JobRecord) -> None:
-        """This process works on it no more. What cannot be written now is known in memory."""
-        if record.id not in self._working:
-            return
-        self._working.discard(record.id)
-        record.owner = None
-        with suppress(sqlite3.Error, OSError):
-            self.save(record)
+        """This process works on it no more."""
+        if record.id in self._working:
+            record.owner = None
+            self.save_when_possible(record)
+
+    def save_when_possible(self, record: JobRecord) -> None:
+        """For a record that nobody works on any more. What cannot be written now is known in memory until it can."""
+        with self._lock:
+            try:
+                self.save(record)
+            except (sqlite3.Error, OSError):
+                self._working.discard(record.id)
+                self._overdue[record.id] = record
+                threading.Thread(target=self._keep_trying, name="krea-journal", daemon=True).start()
 
     def record(self, record_id: str) -> JobRecord | None:
         return self._file.transaction(lambda table: table.first("id = ?", (record_id,)))
@@ -180,7 +200,7 @@ class Journal:
                 room -= record.bytes
                 if room < 0:
                     full.append(record)
-            gone = {record.id: record for record in [*old, *full]}
+            gone = {record.id: record for record in [*old, *full] if not self._is_of_today(record.id, record.created)}
             for record_id in gone:  # the file first: a row without one is written anew, a file without a row comes back
                 self._records.remove(record_id)
             table.db.executemany("DELETE FROM jobs WHERE id = ?", [(record_id,) for record_id in gone])
@@ -204,7 +224,28 @@ class Journal:
             self._owner.close()
             self._owner = None
 
+    def _write_overdue(self) -> None:
+        for record in tuple(self._overdue.values()):
+            self.save(record)
+            del self._overdue[record.id]
+
+    def _keep_trying(self) -> None:
+        """Other processes wait for what this one works on no more."""
+        while self._overdue:
+            time.sleep(TRY_AGAIN)
+            with self._lock, suppress(sqlite3.Error, OSError):
+                self._write_overdue()
+
     # Within one transaction
+
+    def _save(self, table: Table, record: JobRecord) -> None:
+        if record.state == SENDING:  # the last step before money leaves
+            if not table.first("id = ? AND owner = ?", (record.id, self._me().id)):
+                raise Unavailable(
+                    "The journal of paid jobs has lost what was set aside for this. Nothing was sent or paid."
+                )
+            self._records.write(record)
+        table.write(record)
 
     def _claim(self, table: Table, fresh: list[JobRecord], limits: Limits, reuse: bool) -> list[Claim]:
         self._release_dead_owners(table)
@@ -228,11 +269,11 @@ class Journal:
         for record, is_mine in claims:
             if is_mine:
                 self._working.add(record.id)
+            if is_mine and record.state == RESERVED:
                 self._reserved.setdefault(record.id, time.monotonic())
         return claims
 
     def _spent(self, table: Table, budget_key: str) -> tuple[float, float]:
-        """The last 24 hours count by the wall clock, and what this process paid also by one that nobody sets."""
         price = "COALESCE(billed, reserved, 0)"
         run = (
             table.db.execute(f"SELECT SUM({price}) FROM jobs WHERE purse = ?", (budget_key,)).fetchone()[0]
@@ -240,9 +281,12 @@ class Journal:
             else 0
         )
         rows = table.db.execute(f"SELECT id, created, {price} FROM jobs WHERE {price} > 0").fetchall()
-        since, began = time.time() - ONE_DAY, time.monotonic() - ONE_DAY
-        today = sum(usd for key, created, usd in rows if created > since or self._reserved.get(key, began) > began)
-        return run or 0.0, today
+        return run or 0.0, sum(usd for record_id, created, usd in rows if self._is_of_today(record_id, created))
+
+    def _is_of_today(self, record_id: str, created: float) -> bool:
+        """The last 24 hours count by the wall clock, and what this process paid also by one that nobody sets."""
+        began = time.monotonic() - ONE_DAY
+        return created > time.time() - ONE_DAY or self._reserved.get(record_id, began) > began
 
     def _pending(self, table: Table) -> list[JobRecord]:
         self._release_dead_owners(table)
@@ -267,20 +311,25 @@ class Journal:
         return len(changed)
 
     def _release_dead_owners(self, table: Table) -> None:
-        """What a killed process left: a reserved record never left, one in sending may have."""
         owners = [owner for (owner,) in table.db.execute("SELECT DISTINCT owner FROM jobs WHERE owner IS NOT NULL")]
         for owner in owners:
             if not self._me().is_alive(owner):
-                table.db.execute(
-                    "UPDATE jobs SET reserved = 0, state = ? WHERE owner = ? AND state = ?", (FAILED, owner, RESERVED)
-                )
-                table.db.execute("UPDATE jobs SET state = ? WHERE owner = ? AND state = ?", (UNKNOWN, owner, SENDING))
-                table.db.execute("UPDATE jobs SET owner = NULL WHERE owner = ?", (owner,))
+                for record in table.all("owner = ?", (owner,)):
+                    table.write(_left_by_the_dead(record, self._records.read(record.id)))
 
     def _me(self) -> process_locks.Owner:
         with self._making_owner:
             self._owner = self._owner or process_locks.Owner(self._file.folder)
             return self._owner
+
+
+def _left_by_the_dead(row: JobRecord, kept: JobRecord | None) -> JobRecord:
+    """A reserved record never left, one in sending may have. Its file is written before the row, and may know more: also
+    where the journal has lost its last words."""
+    record = kept if kept and STEPS.index(kept.state) > STEPS.index(row.state) else row
+    if record.state == RESERVED:
+        return replace(record, owner=None, state=FAILED, reserved=0.0)
+    return replace(record, owner=None, state=UNKNOWN if record.state == SENDING else record.state)
 
 
 def _same(table: Table, payload_hash: str) -> JobRecord | None:
@@ -295,5 +344,6 @@ def _same(table: Table, payload_hash: str) -> JobRecord | None:
 
 def _newest(table: Table, name: str) -> JobRecord | None:
     marks = ",".join("?" * len(REUSABLE))
-    where = f"(hash = ? OR id = ?) AND state IN ({marks}) ORDER BY created DESC"
+    order = f"state IN ('{UNKNOWN}', '{SPENT}'), created DESC"  # a later order that was lost hides no picture
+    where = f"(hash = ? OR id = ?) AND state IN ({marks}) ORDER BY {order}"
     return table.first(where, (name, name, *REUSABLE))

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from ..providers.contract import Unavailable
 from . import process_locks
-from .job_record import CANCELLED, DONE, FIELDS, PAID, SENDING, SPENT, UNKNOWN, JobRecord
+from .job_record import CANCELLED, DONE, FIELDS, PAID, SENDING, SPENT, STEPS, UNKNOWN, JobRecord, checked
 from .records import Records, private_folder
 
 T = TypeVar("T")
@@ -60,9 +60,8 @@ class Table:
     def _record(self, values: dict[str, Any]) -> JobRecord:
         """A row as a record. One that nobody can read is read from its file, else it is a call with an unknown outcome."""
         try:
-            return JobRecord(
-                **{name: json.loads(value) if name in AS_JSON else value for name, value in values.items()}
-            )
+            read = {name: json.loads(value) if name in AS_JSON else value for name, value in values.items()}
+            return checked(JobRecord(**read))
         except (ValueError, TypeError):
             pass
         empty: dict[str, Any] = {"request": {}, "job": None, "delivery": None, "pictures": []}
@@ -100,7 +99,10 @@ class JournalFile:
         """Reads back what lies beside the pictures and is not in the journal."""
 
         def restore(table: Table) -> int:
-            known = {record_id for (record_id,) in table.db.execute("SELECT id FROM jobs")}
+            marks = ",".join("?" * len(STEPS))
+            known = {
+                record_id for (record_id,) in table.db.execute(f"SELECT id FROM jobs WHERE state IN ({marks})", STEPS)
+            }
             found = [self._records.read(record_id) for record_id in sorted(self._records.ids() - known)]
             for record in filter(None, found):
                 table.write(record)
@@ -161,6 +163,7 @@ class JournalFile:
             pass  # prompts are in it: nobody else on the machine reads them
         db = sqlite3.connect(self._path, timeout=WAIT_FOR_LOCK, isolation_level=None, check_same_thread=False)
         try:
+            db.text_factory = lambda text: text.decode("utf-8", "replace")  # one damaged row hides no other
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=FULL")
             db.execute(f"CREATE TABLE IF NOT EXISTS jobs ({COLUMNS})")

@@ -12,7 +12,6 @@ import time
 import traceback
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -53,7 +52,6 @@ from .job_record import (
     JobRecord,
 )
 from .journal import Claim
-from .limits import Limits
 from .merging import Outcome
 from .planning import PlannedCall
 from .services import Services
@@ -82,7 +80,7 @@ class PaidCall:
         self._services = services
         self._provider = planned.provider
         self._record = planned.record
-        self._record_lock = threading.RLock()  # a cancelling thread writes too
+        self._writing = threading.RLock()  # a cancelling thread writes too: never an older record after a newer one
         self._client: Client | None = None
         self._cancel_call: Call | None = None
         self._cancelling = threading.Lock()
@@ -97,13 +95,14 @@ class PaidCall:
     def label(self) -> str:
         return self._provider.label
 
-    def run(self, claim: Claim, limits: Limits) -> None:
-        """With what the journal's claim gave. Never raises."""
+    def run(self, claim: Claim, claim_again: Callable[[], Claim]) -> None:
+        """With what the journal's claim gave; `claim_again` is for what another process ended. Never raises."""
         try:
             with self._services.slots:
-                outcome = self._outcome(claim, limits)
+                outcome = self._outcome(claim, claim_again)
         except Exception as error:
-            self._services.journal.release(self._record)
+            with self._writing:
+                self._services.journal.release(self._record)
             self.fail(sentences.with_next_step(self._readable(error), self._record))
         else:
             self.callers.close()
@@ -118,7 +117,7 @@ class PaidCall:
 
     # ── from the claim to the pictures ───────────────────────────────────────────────────────────────────────────────
 
-    def _outcome(self, claim: Claim, limits: Limits) -> Outcome:
+    def _outcome(self, claim: Claim, claim_again: Callable[[], Claim]) -> Outcome:
         record, is_mine = claim
         while True:
             if is_mine:
@@ -127,7 +126,7 @@ class PaidCall:
                 except WasCancelled:
                     if self.callers.deserted.is_set():
                         raise Cancelled("Cancelled; the provider stopped the job.", paid=True) from None
-                    record, is_mine = self._services.journal.claim([self.planned.record], limits)[0]
+                    record, is_mine = claim_again()
             elif record.state == DONE:
                 if pictures := downloads.on_disk(record, self._services.pictures):
                     return Outcome(record, downloads.delivery_of(record), pictures, was_paid_before=True)
@@ -136,7 +135,7 @@ class PaidCall:
                 self._services.journal.say_wanted(record.id)
                 self.callers.show(Progress("the same picture is under way already"))
                 self._wait_while_called(WATCH_OTHERS)
-                record, is_mine = self._services.journal.claim([self.planned.record], limits)[0]
+                record, is_mine = claim_again()
 
     def _complete(self, record: JobRecord) -> Outcome:
         """From the state that the journal has it in to the pictures on disk. What is raised leaves the record in a state
@@ -146,7 +145,7 @@ class PaidCall:
         began = time.monotonic()
         if self._record.state == SPENT:
             raise sentences.left_no_picture(record)
-        if self._record.state == UNKNOWN:
+        if self._record.state in (SENDING, UNKNOWN):
             self._find_lost(sentences.asked_before(self.label, record))
         if self._record.state == RESERVED:
             self._submit()
@@ -326,9 +325,10 @@ class PaidCall:
         if call.paid:
             return self._pay(call)
         is_accepted = self._record.state == ACCEPTED
+        stop = self.callers.deserted if self._record.state in (RESERVED, UNKNOWN) else None
         try:
             # An accepted job is asked after by its provider's code, which has its own patience with what it hears.
-            return self._connection().ask(call, None if is_accepted else self.callers.deserted, not is_accepted)
+            return self._connection().ask(call, stop, not is_accepted)
         except Stopped:
             raise Cancelled("Cancelled.", paid=False) from None
         except ProviderError as error:
@@ -393,7 +393,8 @@ class PaidCall:
         made all the same is fetched. A job that another process waits for goes on."""
         with self._cancelling:
             call, is_asked = self._cancel_call, self._record.note == CANCEL_ASKED
-            if call is None or is_asked or not self.callers.deserted.is_set():
+            is_over = self._record.owner is None
+            if call is None or is_asked or is_over or not self.callers.deserted.is_set():
                 return
             if self._services.journal.is_wanted(self._record.id) or not self.callers.close_if_deserted():
                 return
@@ -411,8 +412,8 @@ class PaidCall:
 
     def _save(self, **values: Any) -> None:
         """Before anything is paid, what cannot be written down ends the call; afterwards it is tried until it works."""
-        with self._record_lock:
-            if self._record.state in (CANCELLED, DONE):
+        with self._writing:
+            if self._record.owner is None:  # it is over
                 return
             record = replace(self._record, **values)
             if record.state in (RESERVED, SENDING) and self._record.state in (RESERVED, SENDING):
@@ -423,11 +424,10 @@ class PaidCall:
                 self._record = record
                 return
             self._record = record
-        if record.state == FAILED:
-            with suppress(sqlite3.Error, OSError):
-                self._services.journal.save(record)
-        else:
-            self._insist(lambda: self._services.journal.save(self._record))
+            if record.state == FAILED:
+                self._services.journal.save_when_possible(record)
+            else:
+                self._insist(lambda: self._services.journal.save(record))
 
     def _insist(self, write: Callable[[], T]) -> T:
         """Tries until there is room on the disk. Whoever waits is told after a while; the next to ask waits on."""
@@ -458,6 +458,8 @@ class PaidCall:
 
     def _readable(self, error: Exception) -> ProviderError:
         """The error without a secret, and without an answer's text where nobody foresaw it."""
+        if isinstance(error, (sqlite3.Error, OSError)) and self._record.state == RESERVED:
+            error = sentences.as_user_error(error)
         if not isinstance(error, ProviderError):
             place = traceback.extract_tb(error.__traceback__)[-1]
             name = Path(place.filename).name

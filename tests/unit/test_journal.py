@@ -328,7 +328,8 @@ def test_a_journal_of_version_0_1_0_is_read_and_its_jobs_get_records(tmp_path):
 def test_only_what_is_finished_and_collected_is_forgotten(journal, monkeypatch, tmp_path):
     monkeypatch.setattr(journal_module, "KEEP_PICTURE_BYTES", 25)
     for name in "abc":
-        paid(journal, name, pictures=[f"{name}.png"], bytes=10)
+        paid(journal, name, pictures=[f"{name}.png"], bytes=10, created=time.time() - 2 * 86400)
+    journal._reserved.clear()  # as another process sees them
     assert journal.prune() == []  # nobody has collected them
     journal.set_collected("abc")
     assert journal.prune() == ["a.png"]
@@ -381,3 +382,104 @@ def test_the_state_is_on_disk_before_the_next_step(journal, tmp_path):
     journal.save(replace(claimed(journal), state=SENDING, sent=time.time()))
     with sqlite3.connect(tmp_path / "journal.sqlite3") as reader:
         assert reader.execute("SELECT state FROM jobs").fetchall() == [(SENDING,)]
+
+
+# What two witnesses say
+
+
+@pytest.mark.parametrize(("row", "file"), [(RESERVED, ACCEPTED), (SENDING, ACCEPTED), (ACCEPTED, DELIVERED)])
+def test_what_a_dead_process_wrote_beside_the_pictures_counts_where_the_row_is_behind(tmp_path, row, file):
+    """It was killed between the two, or the journal has lost its last words: a WAL that is cut off says nothing of it."""
+    left_by_the_dead(tmp_path, row)
+    record = journal_in(tmp_path)._file.transaction(lambda table: table.first("1", ()))
+    Records(tmp_path / "pictures").write(replace(record, state=file, job={"id": "7"}))
+    [(found, is_mine)] = journal_in(tmp_path).claim([planned()], ENOUGH)
+    assert is_mine and (found.id, found.state, found.job) == (record.id, file, {"id": "7"})
+
+
+def test_a_journal_whose_last_words_are_cut_off_pays_nothing_again(tmp_path):
+    import subprocess
+    import sys
+
+    script = """
+import os, sys
+sys.path[:0] = sys.argv[2:]
+from test_journal import *
+from dataclasses import replace
+from pathlib import Path
+journal = journal_in(Path(sys.argv[1]))
+journal.save(replace(claimed(journal, "first"), state=DONE, owner=None))
+journal._file._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+record = claimed(journal, "a")
+size = os.path.getsize(sys.argv[1] + "/journal.sqlite3-wal")
+for state in (SENDING, ACCEPTED):
+    record = replace(record, state=state, job={"id": "7"})
+    journal.save(record)
+os.truncate(sys.argv[1] + "/journal.sqlite3-wal", size)
+os._exit(9)
+"""
+    here = str(Path(__file__).parent)
+    code = "import fake_provider\n" + script
+    subprocess.run([sys.executable, "-c", f"import sys; sys.path[:0] = [{here!r}]\n{code}", str(tmp_path), here])
+    [(found, is_mine)] = journal_in(tmp_path).claim([planned()], ENOUGH)
+    assert is_mine and (found.state, found.job) == (ACCEPTED, {"id": "7"})
+
+
+def test_a_reservation_that_the_journal_has_lost_is_never_sent(journal, tmp_path):
+    record = claimed(journal)
+    with sqlite3.connect(tmp_path / "journal.sqlite3") as db:
+        db.execute("DELETE FROM jobs")
+    assert claimed(journal_in(tmp_path)).id != record.id
+    with pytest.raises(Unavailable, match="Nothing was sent or paid"):
+        journal.save(replace(record, state=SENDING))
+    assert Records(tmp_path / "pictures").ids() == set()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "request = CAST(x'ff' AS TEXT)",
+        "request = '5'",
+        "job = '[7]'",
+        "pictures = '[5]'",
+        "state = 'dome'",
+        "created = 'never'",
+        "reserved = x'00'",
+    ],
+)
+def test_a_row_with_odd_values_hides_no_other_and_is_read_from_its_file(journal, tmp_path, damage):
+    record, other = paid(journal, state=ACCEPTED, job={"id": "7"}), paid(journal, "b")
+    with sqlite3.connect(tmp_path / "journal.sqlite3") as db:
+        db.execute(f"UPDATE jobs SET {damage} WHERE id = ?", (record.id,))
+    journal.close()
+    journal = journal_in(tmp_path)
+    assert {it.id for it in journal.pending()} == {record.id, other.id}
+    [(found, is_mine)] = journal.claim([planned()], ENOUGH)
+    assert is_mine and (found.id, found.state, found.job) == (record.id, ACCEPTED, {"id": "7"})
+    assert journal.spent()[1] == 0.05
+
+
+@pytest.mark.parametrize("content", ["5", '{"id": 1}', "{}", '{"id": "a", "hash": {}, "state": "done"}', "\0"])
+def test_a_record_that_nobody_can_read_makes_no_trouble(journal, tmp_path, content):
+    paid(journal)
+    (tmp_path / "pictures" / f"{'0' * 32}.json").write_text(content)
+    assert claimed(journal, "b").state == RESERVED
+
+
+@pytest.mark.parametrize("days", [45, 400])
+def test_nothing_is_forgotten_that_counts_for_a_limit_of_today(journal, monkeypatch, days):
+    monkeypatch.setattr(journal_module, "KEEP_PICTURE_BYTES", 25)
+    for name in "abcd":
+        paid(journal, name, pictures=[f"{name}.png"], bytes=10, run="run")
+    journal.set_collected("abcd")
+    now = time.time() + days * 86400
+    monkeypatch.setattr(journal_module.time, "time", lambda: now)
+    journal.prune()
+    assert journal.spent("run") == (pytest.approx(0.1), pytest.approx(0.1))
+
+
+def test_what_was_paid_days_ago_and_is_fetched_today_was_not_paid_today(journal, tmp_path):
+    paid(journal, state=ACCEPTED, created=time.time() - 3 * 86400, job={"id": "7"})
+    journal.close()
+    again = journal_in(tmp_path)
+    assert again.claim([planned()], ENOUGH)[0][1] and again.spent()[1] == 0
