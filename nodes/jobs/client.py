@@ -162,7 +162,7 @@ class Client:
         host = urlsplit(self._route(call.url, call.authorize)[0]).hostname
         return Unavailable(f"{self._provider.label} cannot be reached at {host}: {failure}.")
 
-    def download(self, url: str, folder: Path, stem: str) -> Picture:
+    def download(self, url: str, folder: Path, stem: str, most_pixels: int = picture_files.MAX_PIXELS) -> Picture:
         """A picture from https or a data: URL to `folder/stem.<format>`. Repeating it is free.
 
         Raises Gone when its address does not have it, Unavailable when it could not be fetched, BadAnswer when what
@@ -170,7 +170,8 @@ class Client:
         """
         if url.startswith("data:"):
             try:
-                return picture_files.store([picture_files.data_url_bytes(url)], folder, stem)
+                content = picture_files.data_url_bytes(url)
+                return picture_files.store([content], folder, stem, most_pixels=most_pixels)
             except picture_files.Incomplete as error:
                 raise BadAnswer(f"The provider's picture is damaged: {error}.", paid=True) from None
         backoff = Backoff(self._patience)
@@ -178,7 +179,7 @@ class Client:
             fault: Unavailable
             limit, asked = self._patience.fault, 0.0
             try:
-                return self._download_once(url, folder, stem)
+                return self._download_once(url, folder, stem, most_pixels)
             except Gone as error:
                 fault, limit = error, self._patience.gone
             except Unavailable as error:
@@ -214,7 +215,7 @@ class Client:
             headers = {name.lower(): value for name, value in response.headers.items()}
             return Answer(response.status_code, headers, self._without_keys(bytes(body)))
 
-    def _download_once(self, url: str, folder: Path, stem: str) -> Picture:
+    def _download_once(self, url: str, folder: Path, stem: str, most_pixels: int) -> Picture:
         deadline = time.monotonic() + self._patience.whole_picture
         with self._open_picture(url) as response:
             status = response.status_code
@@ -227,8 +228,9 @@ class Client:
                     retry_after=retry_after(Answer(status, {k.lower(): v for k, v in response.headers.items()})),
                 )
             length = response.headers.get("Content-Length", "")
-            expected = int(length) if length.isdecimal() and not response.headers.get("Content-Encoding") else None
-            return picture_files.store(_pieces(response, deadline), folder, stem, expected)
+            is_number = re.fullmatch("[0-9]{1,18}", length) and not response.headers.get("Content-Encoding")
+            expected = int(length) if is_number else None
+            return picture_files.store(_pieces(response, deadline), folder, stem, expected, most_pixels)
 
     def _open_picture(self, url: str) -> requests.Response:
         """Without the key; some providers want it on their own hosts, and get it when they say so."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 
-from ..providers.contract import Delivery, Picture
+from ..providers.contract import IMAGE_TO_IMAGE, Delivery, Picture
 from . import picture_files
 from .client import Client, Gone
 from .job_record import JobRecord
 
 ON_DISK = "stored:"  # stands in the journal for a picture that came as text
+MORE_THAN_ASKED = 4  # times the pixels that were asked for; above that a picture is refused
+LEAST_ASKED, MOST_ASKED = 2**20, 4 * 2**20  # pixels: providers round small sizes up, and take input images so large
 
 
 def delivery_of(record: JobRecord) -> Delivery:
@@ -33,7 +36,8 @@ def store_texts(urls: Sequence[str], record: JobRecord, folder: Path, client: Cl
     kept = []
     for index, url in enumerate(urls):
         if url.startswith("data:"):
-            client.download(url, folder, _stem(record, index))
+            with suppress(picture_files.TooLarge):  # it is kept; `fetch` refuses it, naming the file
+                client.download(url, folder, _stem(record, index), most_pixels(record))
             url = ON_DISK
         kept.append(url)
     return tuple(kept)
@@ -49,8 +53,11 @@ def fetch(
         try:
             picture = picture_files.stored(folder, _stem(record, index))
             if picture is None and urls[index] == ON_DISK:
+                picture_files.refuse_again(folder, _stem(record, index), most_pixels(record))
                 raise Gone("The picture was deleted from the disk.", paid=True)
-            futures[index].set_result(picture or client.download(urls[index], folder, _stem(record, index)))
+            if picture is None:
+                picture = client.download(urls[index], folder, _stem(record, index), most_pixels(record))
+            futures[index].set_result(picture)
         except Exception as error:
             futures[index].set_exception(error)
         finally:
@@ -61,6 +68,19 @@ def fetch(
         threading.Thread(target=one, args=(index,), name="krea-download", daemon=True).start()
     one(0)
     return tuple(future.result() for future in futures)
+
+
+def most_pixels(record: JobRecord) -> int:
+    """What one picture may have, by what was asked for. Fields of `extra` may have asked for any size."""
+    asked = record.request
+    if asked.get("extra"):
+        return picture_files.MAX_PIXELS
+    width, height = asked.get("width"), asked.get("height")
+    if asked.get("mode") == IMAGE_TO_IMAGE or type(width) is not int or type(height) is not int:
+        pixels = MOST_ASKED
+    else:
+        pixels = max(LEAST_ASKED, width * height)
+    return min(picture_files.MAX_PIXELS, MORE_THAN_ASKED * pixels)
 
 
 def _stem(record: JobRecord, index: int) -> str:

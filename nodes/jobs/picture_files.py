@@ -17,11 +17,24 @@ from ..providers.contract import BadAnswer, Picture
 
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 64 * 2**20
+MAX_SIDE = 16384  # pixels
+REFUSED = "-refused"  # behind the name of a picture that is too large
 HEAD = 32  # bytes that tell the format
 
 
 class Incomplete(Exception):
     """The body ended too soon: worth another try."""
+
+
+class TooLarge(BadAnswer):
+    """A picture that is complete, and too large to be decoded."""
+
+    def __init__(self, size: str, limit: str):
+        super().__init__(f"The provider's picture has {size}; {limit} are refused.", paid=True)
+
+    def kept_as(self, path: Path) -> TooLarge:
+        self.args = (f"{self} It is kept as {path}.",)
+        return self
 
 
 def format_of(head: bytes) -> str | None:
@@ -39,10 +52,13 @@ def format_of(head: bytes) -> str | None:
     return None
 
 
-def store(chunks: Iterable[bytes], folder: Path, stem: str, expected: int | None = None) -> Picture:
+def store(
+    chunks: Iterable[bytes], folder: Path, stem: str, expected: int | None = None, most_pixels: int = MAX_PIXELS
+) -> Picture:
     """Writes a picture to `folder/stem.<format>`. `expected` is the announced length in bytes.
 
-    Raises BadAnswer for what is no picture or too large, Incomplete for a body that broke off.
+    Raises BadAnswer for what is no picture, Incomplete for a body that broke off, TooLarge for more than `most_pixels`:
+    it was paid, so it is kept beside the others, and the error says where.
     """
     if expected is not None and expected > MAX_BYTES:
         raise _too_many_bytes()
@@ -50,9 +66,15 @@ def store(chunks: Iterable[bytes], folder: Path, stem: str, expected: int | None
     unfinished = folder / f".{stem}.{uuid.uuid4().hex[:8]}.part"
     try:
         extension = _write(chunks, unfinished, expected)
-        width, height = _measured(unfinished, extension)
+        refused = folder / f"{stem}{REFUSED}.{extension}"
+        try:
+            width, height = _measured(unfinished, extension, most_pixels)
+        except TooLarge as fault:
+            os.replace(unfinished, refused)
+            raise fault.kept_as(refused) from None
         path = folder / f"{stem}.{extension}"
         os.replace(unfinished, path)
+        refused.unlink(missing_ok=True)
     finally:
         unfinished.unlink(missing_ok=True)
     return Picture(str(path), width, height)
@@ -66,6 +88,15 @@ def stored(folder: Path, stem: str) -> Picture | None:
         except (BadAnswer, Incomplete, OSError):
             continue
     return None
+
+
+def refuse_again(folder: Path, stem: str, most_pixels: int) -> None:
+    """Raises TooLarge where a picture of that name was kept and refused."""
+    for path in folder.glob(f"{stem}{REFUSED}.*"):
+        try:
+            _measured(path, path.suffix[1:], most_pixels)
+        except TooLarge as fault:
+            raise fault.kept_as(path) from None
 
 
 def data_url_bytes(url: str) -> bytes:
@@ -103,9 +134,9 @@ def _write(chunks: Iterable[bytes], path: Path, expected: int | None) -> str:
     return extension
 
 
-def _measured(path: Path, extension: str) -> tuple[int, int]:
+def _measured(path: Path, extension: str, most_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Width and height in pixels, from the header alone."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     if _is_cut_off(path, extension):
         raise Incomplete("the picture's end is missing")
@@ -113,16 +144,29 @@ def _measured(path: Path, extension: str) -> tuple[int, int]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                size: tuple[int, int] = image.size
-                if size[0] * size[1] <= MAX_PIXELS and extension == "png":
+                width, height = image.size
+                _refuse_above(width, height, most_pixels)
+                if extension == "png":
                     image.verify()  # checksums, without decoding
     except Image.DecompressionBombError:
-        raise _too_many_pixels("more than 170 megapixels") from None
-    except (UnidentifiedImageError, SyntaxError, ValueError, OSError) as error:
+        raise TooLarge("more than 170 megapixels", f"more than {_megapixels(most_pixels)}") from None
+    except TooLarge:
+        raise
+    except Exception as error:  # a hostile file makes Pillow raise anything
         raise BadAnswer(f"The provider's {extension} picture is damaged ({type(error).__name__}).", paid=True) from None
-    if size[0] * size[1] > MAX_PIXELS:
-        raise _too_many_pixels(f"{size[0]}×{size[1]}")
-    return size
+    return width, height
+
+
+def _refuse_above(width: int, height: int, most_pixels: int) -> None:
+    if max(width, height) > MAX_SIDE:
+        raise TooLarge(f"{width}×{height} pixels", f"sides of more than {MAX_SIDE}")
+    if width * height > most_pixels:
+        of_asked = ", four times what was asked for," if most_pixels < MAX_PIXELS else ""
+        raise TooLarge(f"{width}×{height} pixels", f"more than {_megapixels(most_pixels)}{of_asked}")
+
+
+def _megapixels(pixels: int) -> str:
+    return f"{pixels / 2**20:g} megapixels"
 
 
 def _is_cut_off(path: Path, extension: str) -> bool:
@@ -142,11 +186,6 @@ def _is_cut_off(path: Path, extension: str) -> bool:
 
 def _too_many_bytes() -> BadAnswer:
     return BadAnswer(f"The provider's picture is larger than {MAX_BYTES >> 20} MB and was refused.", paid=True)
-
-
-def _too_many_pixels(size: str) -> BadAnswer:
-    limit = MAX_PIXELS >> 20
-    return BadAnswer(f"The provider's picture has {size}; more than {limit} megapixels are refused.", paid=True)
 
 
 def _no_picture(head: bytes) -> BadAnswer:

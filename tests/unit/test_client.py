@@ -310,8 +310,6 @@ def test_a_passing_fault_of_a_download_is_not_noticed(client, server, tmp_path, 
         (lambda handler: handler.answer(200, b""), "an empty file"),
         (lambda handler: handler.answer(200, b"\x07garbage" * 9), "unknown content"),
         (lambda handler: handler.answer(200, png()[:8] + b"garbage" * 9 + b"IEND"), "damaged"),
-        (lambda handler: handler.answer(200, bomb(9000)), "9000×9000"),
-        (lambda handler: handler.answer(200, bomb(20000)), "megapixels"),
         (endless, "larger than"),
         (418, "answered 418"),
     ],
@@ -323,6 +321,32 @@ def test_what_is_no_picture_is_refused_at_once(client, server, tmp_path, monkeyp
         client.download(PICTURE, tmp_path, "a")
     assert refusal.value.paid is True
     assert server.count("picture") == 1 and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("side, message", [(9000, "9000×9000"), (20000, "20000×20000|170 megapixels")])
+def test_a_picture_too_large_to_decode_is_refused_at_once_and_kept(client, server, tmp_path, side, message):
+    server.picture = bomb(side)
+    with pytest.raises(BadAnswer, match=message) as refusal:
+        client.download(PICTURE, tmp_path, "a")
+    assert refusal.value.paid is True and str(tmp_path / "a-refused.png") in str(refusal.value)
+    assert server.count("picture") == 1 and (tmp_path / "a-refused.png").read_bytes() == bomb(side)
+
+
+@pytest.mark.parametrize("length", ["9" * 5000, "٣", "-1", "1e3", ""])
+def test_a_length_that_nobody_can_read_is_not_read(client, server, tmp_path, length):
+    """The picture then comes whole, or not at all; never an error of another kind."""
+    content = png()
+
+    def announce(handler):
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+        handler.wfile.write(head.encode() + content)
+        handler.close_connection = True
+
+    server.faults["picture"] = [announce] * 9
+    try:
+        assert client.download(PICTURE, tmp_path, "a").read() == content
+    except (BadAnswer, Unavailable) as refusal:
+        assert refusal.paid is True
 
 
 def test_a_length_announced_above_the_cap_is_refused_unread(client, server, tmp_path):
