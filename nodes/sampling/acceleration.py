@@ -1,9 +1,10 @@
 """Acceleration: some steps of a run are not computed. What the model would have said is predicted from those that are.
 
 Along a run the model's answer changes smoothly with the noise level, so a line through the last two computed answers tells
-the next ones. When an answer is computed again, it is known by how much the steps in between went wrong, and an Euler step
-makes that good. Nothing inside of the network is touched: everything happens around ComfyUI's `apply_model`, so a predicted
-step costs nothing, and LoRA, GGUF, ControlNet, torch.compile and other packs' patches stay as they are.
+the next ones. When an answer is computed again, a curve through it and those before says by how much the steps in between
+went wrong, and an Euler step makes that good. Nothing inside of the network is touched: everything happens around ComfyUI's
+`apply_model`, so a predicted step costs nothing, and LoRA, GGUF, ControlNet, torch.compile and the patches of other packs
+stay as they are.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from .flux_call import ModelCall, core_flux, has_foreign_forward
 KEY = "flux_krea_acceleration"
 NONE = "none"
 SHARES = {"regular": 2 / 3, "high": 1 / 2}  # of the steps that are computed
-FIRST_STEPS = 3  # that are always computed: the picture is laid out there, and a line needs two points
+FIRST_STEPS = 2  # that are always computed: a line needs two points
+DENSER = 1.2  # more computed steps while the picture is laid out; 1 spreads them evenly
 SAME_LEVEL = 1e-4  # two noise levels nearer than this, relatively, are one: samplers recompute them
 
 # What other caches put into a model's transformer options.
@@ -66,12 +68,16 @@ def budget(word: str, computed_steps: int, steps: int) -> Budget | None:
 
 
 def computed_steps(total: int, count: int) -> frozenset[int]:
-    """Which `count` of `total` steps: the first ones, the last one, and evenly between them."""
-    if count >= total:
-        return frozenset(range(total))
-    first, last = min(FIRST_STEPS, count - 1) - 1, total - 1
-    others = count - first - 1
-    return frozenset(range(first + 1)) | {first + round((last - first) * n / others) for n in range(1, others + 1)}
+    """Which `count` of `total` steps: the first two, the last one, and between them fewer and fewer.
+
+    Measured on a trained miniature: errors of the first third decide what is drawn where, those of the rest only how.
+    """
+    first, last = FIRST_STEPS - 1, total - 1
+    steps, others = list(range(first + 1)), count - first - 1
+    for number in range(1, others + 1):
+        wanted = first + (last - first) * (number / others) ** DENSER
+        steps.append(min(max(round(wanted), steps[-1] + 1), last - (others - number)))
+    return frozenset(steps[:total])
 
 
 # --- one prompt's answers -------------------------------------------------------------------------------------------
@@ -81,8 +87,8 @@ def computed_steps(total: int, count: int) -> frozenset[int]:
 class Answers:
     """What the model said to one kind of call, and what was said in its place since then.
 
-    `computed` (noise level, answer): the last two, which a line goes through. `predicted` (noise level, next noise level,
-    answer): those since the last computed one.
+    `computed` (noise level, answer): the last three, through which lines and curves go. `predicted` (noise level, next noise
+    level, answer): those since the last computed one.
     """
 
     computed: list[tuple[float, torch.Tensor]] = field(default_factory=list)
@@ -98,28 +104,31 @@ class Answers:
         earlier = [point for point in self.computed if is_above(point[0], level)]
         if len(earlier) < len(self.computed) and is_above(level, self.computed[-1][0]):
             earlier = []  # the noise has risen again
-        self.computed = [*earlier[-1:], (level, answer)]
+        self.computed = [*earlier[-2:], (level, answer)]
 
 
 def is_above(level: float, other: float) -> bool:
     return level > other * (1 + SAME_LEVEL)
 
 
-def line(points: list[tuple[float, torch.Tensor]], level: float) -> torch.Tensor:
-    """The value at `level` of the line through two points."""
-    (first, before), (second, behind) = points
-    return torch.lerp(before, behind, (level - first) / (second - first))
+def curve(points: list[tuple[float, torch.Tensor]], level: float) -> torch.Tensor:
+    """The value at `level` of the polynomial through these points: a line through two, a parabola through three."""
+    total = None
+    for here, value in points:
+        weight = math.prod((level - there) / (here - there) for there, _ in points if there != here)
+        total = value * weight if total is None else total.add(value, alpha=weight)
+    return total
 
 
 def correction(answers: Answers, step: float) -> torch.Tensor | None:
     """What an Euler step of this length must add to its velocity to undo the errors of the predicted steps before it.
 
-    They went along the line through the points before them; now there is a point behind them, too.
+    They went along the line through two points before them; now there is a point behind them, too.
     """
     if not answers.predicted:
         return None
     error = sum(
-        (following - level) * (line(answers.computed, level) - used) for level, following, used in answers.predicted
+        (following - level) * (curve(answers.computed, level) - used) for level, following, used in answers.predicted
     )
     return error / step
 
@@ -233,7 +242,7 @@ def around_model(run: Run, executor, *arguments, **keywords) -> torch.Tensor:
     answers, level, following = run.answers_to(call), run.level, run.following
     answers.evaluations += 1
     if run.step not in run.plan and answers.can_predict(level):
-        answer = line(answers.computed, level)
+        answer = curve(answers.computed[-2:], level)
         if not run.is_euler:
             return answer
         answers.predicted.append((level, following, answer))
