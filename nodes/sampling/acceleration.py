@@ -10,6 +10,7 @@ stay as they are.
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import math
 from collections.abc import Callable
@@ -139,8 +140,9 @@ def correction(answers: Answers, step: float) -> torch.Tensor | None:
 class Run:
     """One sampling: its noise levels, its plan, and the answers of each kind of call. It ends with the run."""
 
-    def __init__(self, levels: list[float], count: int, pattern: frozenset[int] | None, is_euler: bool):
-        self.levels, self.is_euler = levels, is_euler
+    def __init__(self, levels: list[float], count: int, pattern: frozenset[int] | None, sampler):
+        self.levels = levels
+        self.is_euler, self.adds_noise = is_plain_euler(sampler), adds_noise(sampler)
         steps = len(levels) - 1
         self.plan = frozenset(range(steps)) - pattern if pattern is not None else computed_steps(steps, count)
         self.answers: dict[tuple, Answers] = {}
@@ -202,7 +204,7 @@ class Acceleration:
         if changes_with_time(guider.conds):
             logging.warning("Krea Sampler: hook keyframes change the model during the run, so every step is computed.")
             return executor(noise, latent_image, sampler, sigmas, *arguments, **keywords)
-        run = Run(sigmas.tolist(), self.wanted.of(len(sigmas) - 1), self.pattern, is_plain_euler(sampler))
+        run = Run(sigmas.tolist(), self.wanted.of(len(sigmas) - 1), self.pattern, sampler)
         options = guider.model_options["transformer_options"]
         wrap(options, WrappersMP.PREDICT_NOISE, functools.partial(around_look, run))
         wrap(options, WrappersMP.APPLY_MODEL, functools.partial(around_model, run))
@@ -234,8 +236,8 @@ def around_look(run: Run, executor, x, timestep, *arguments, **keywords):
 def around_model(run: Run, executor, *arguments, **keywords) -> torch.Tensor:
     """The denoised latent [B,C,H,W], from the model or from its answers before.
 
-    For Euler the answer is the velocity (x - denoised) / level, which changes least and of which its steps are made. Other
-    samplers may add noise of their own, which is in the velocity: for them it is the denoised latent itself.
+    The answer is the velocity (x - denoised) / level, which changes least along a run. Where the sampler adds noise at every
+    step, the velocity jumps with it: there it is the denoised latent itself.
     """
     call = ModelCall.of(arguments, keywords)
     refuse_other_caches(executor.class_obj)
@@ -243,17 +245,12 @@ def around_model(run: Run, executor, *arguments, **keywords) -> torch.Tensor:
     answers.evaluations += 1
     if run.step not in run.plan and answers.can_predict(level):
         answer = curve(answers.computed[-2:], level)
-        if not run.is_euler:
-            return answer
         answers.predicted.append((level, following, answer))
-        return call.x - level * answer
+        return answer if run.adds_noise else call.x - level * answer
     denoised = call.through(executor)
     answers.computed_evaluations += 1
-    if not run.is_euler:
-        answers.keep(level, denoised)
-        return denoised
-    answers.keep(level, (call.x - denoised) / level)
-    correct = correction(answers, following - level)
+    answers.keep(level, denoised if run.adds_noise else (call.x - denoised) / level)
+    correct = correction(answers, following - level) if run.is_euler else None
     answers.predicted.clear()
     return denoised if correct is None else denoised - level * correct
 
@@ -262,6 +259,12 @@ def is_plain_euler(sampler) -> bool:
     """Whether its steps are x + (next level - level) · velocity, one answer for each."""
     function = getattr(sampler, "sampler_function", None)
     return function is k_diffusion.sample_euler and not sampler.extra_options
+
+
+def adds_noise(sampler) -> bool:
+    """Whether it is one of the ancestral and stochastic samplers: k-diffusion hands those a source of noise."""
+    function = getattr(sampler, "sampler_function", None)
+    return function is not None and "noise_sampler" in inspect.signature(function).parameters
 
 
 def changes_with_time(conds: dict) -> bool:

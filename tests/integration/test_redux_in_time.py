@@ -121,6 +121,7 @@ def test_the_sampler_says_when_a_reference_counts_and_when_it_never_does(comfyui
     never = {"start_percent": 0.51, "end_percent": 0.52}
     positive = graph.redux(graph.redux(graph.prompt, strength=1.0, end_strength=0.25, end_percent=0.5), **never)
     sampled = graph.sampled(positive, steps=8)
+    graph.compare(sampled, sampled)
     outside = graph.compare(
         graph.sampled(graph.redux(graph.prompt, **never), steps=8), graph.sampled(graph.prompt, steps=8)
     )
