@@ -91,7 +91,7 @@ class FluxKreaSampler(io.ComfyNode):
                     max=1000,
                     optional=True,
                     tooltip="So many of the steps are computed, the others predicted: 14 with 28 steps takes half the time. 0 "
-                    "leaves it to acceleration. The first three steps and the last one are always computed.",
+                    "leaves it to acceleration. The first two steps and the last one are always computed.",
                 ),
             ],
             outputs=[io.Latent.Output(display_name="LATENT")],

@@ -52,4 +52,5 @@ def token_grid(network: Flux, latent: torch.Tensor) -> tuple[int, int]:
 
 def has_foreign_forward(network: Flux) -> bool:
     """Whether another pack (TeaCache, WaveSpeed, PuLID) has put its own forward pass on this very network."""
-    return "forward_orig" in vars(network)
+    own = vars(network).get("forward_orig")
+    return own is not None and getattr(own, "__func__", None) is not type(network).forward_orig  # core puts it back so

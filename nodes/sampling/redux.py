@@ -330,11 +330,11 @@ class Timeline(NamedTuple):
         return after - 1 + (before - sigma) / (before - behind)
 
 
-SAME_LEVEL = 1e-4  # two noise levels nearer than this, relatively, are one: they are rounded in different ways
+SAME_LEVEL = 5e-4  # of 1: core's schedulers look levels up in a table of 10,000, percentages are computed
 
 
 def above(level: float, other: float) -> bool:
-    return level > other * (1 + SAME_LEVEL)
+    return level > other + SAME_LEVEL
 
 
 def timeline(levels: torch.Tensor, model_sampling) -> Timeline:

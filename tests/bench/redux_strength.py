@@ -16,9 +16,9 @@ from flux_krea.nodes.sampling.attention_bias import (
     Span,
     attend_by_merge,
     attend_by_rows,
-    attention_with_weight,
     mask_pieces,
     query_biases,
+    torch_kernel,
 )
 
 PROMPT, REDUX, GRID = 512, 729, (64, 64)
@@ -47,7 +47,7 @@ def rows(q, k, v, device: str, dtype: str) -> Iterable[dict]:
         return attend_by_rows(attend, q, k, v, HEADS, mask_pieces(SPANS, biases, q.dtype, q.device))
 
     def by_merge():
-        return attend_by_merge(q, k, v, SPANS, biases.to(q.device)).transpose(1, 2).flatten(2)
+        return attend_by_merge(torch_kernel, q, k, v, SPANS, biases.to(q.device)).transpose(1, 2).flatten(2)
 
     def dense():  # with the cast that core makes for every call
         return attend(q, k, v, HEADS, mask=half_mask.to(q.dtype))
@@ -89,7 +89,7 @@ def dense_megabytes(q) -> float:
 
 def has_merge(q, k, v) -> bool:
     try:
-        attention_with_weight(q, k, v)
+        torch_kernel(q, k, v)
     except RuntimeError:  # flash attention on CUDA takes no fp32
         return False
     return True

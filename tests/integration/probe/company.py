@@ -118,7 +118,7 @@ class ProbeForward:
         network = model.get_model_object("diffusion_model")
         kept = []
 
-        def forward(img, img_ids, txt, txt_ids, timesteps, y, guidance=None, control=None, attn_mask=None, **_):
+        def forward(img, img_ids, txt, txt_ids, timesteps, y, guidance=None, control=None, *_, attn_mask=None, **__):
             if kept and reuse:
                 return kept.pop()
             output = own_forward(network, img, img_ids, txt, txt_ids, timesteps, y, guidance, attn_mask)
@@ -230,6 +230,37 @@ class ProbeGraphBreaks:
         return {"ui": {"breaks": [breaks], "graphs": [graphs]}}
 
 
+class ProbeSecondLook:
+    """A guidance that looks twice at every step, as PAG does: once more with the attention of all blocks averaged."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "guide", ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",), "scale": ("FLOAT", {})}}
+
+    def guide(self, model, scale):
+        import comfy.samplers
+
+        def averaged(function, q, k, v, heads, mask=None, **options):
+            return v.mean(2, keepdim=True).expand_as(v).transpose(1, 2).flatten(2)
+
+        def post_cfg(args):
+            options = {**args["model_options"]}
+            options["transformer_options"] = {
+                **options["transformer_options"],
+                "optimized_attention_override": averaged,
+            }
+            (other,) = comfy.samplers.calc_cond_batch(
+                args["model"], [args["cond"]], args["input"], args["sigma"], options
+            )
+            return args["denoised"] + (args["cond_denoised"] - other) * scale
+
+        model = model.clone()
+        model.set_model_sampler_post_cfg_function(post_cfg)
+        return (model,)
+
+
 NODES = (
     ProbeAttention,
     ProbeLibraryCalls,
@@ -237,4 +268,5 @@ NODES = (
     ProbeMoreText,
     ProbeStrongerKeys,
     ProbeGraphBreaks,
+    ProbeSecondLook,
 )

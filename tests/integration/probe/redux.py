@@ -1,5 +1,6 @@
 """Nodes for the tests of Krea Redux and of acceleration: small parts that ComfyUI has no node for."""
 
+import functools
 import json
 import sys
 import tempfile
@@ -143,7 +144,7 @@ class ProbeCalls:
 
 
 class ProbeControl:
-    """A ControlNet without a network: adds a constant after the first double block and after the first single block."""
+    """A ControlNet without a network: adds the same numbers after the first double block and after the first single block."""
 
     CATEGORY, FUNCTION, RETURN_TYPES = "tests", "control", ("CONDITIONING",)
 
@@ -165,7 +166,9 @@ class ConstantControl(comfy.controlnet.ControlBase):
     def get_control(self, x_noisy, t, cond, batched_number, *_):
         if t[0] < self.timestep_range[1]:
             return None
-        add = torch.full((x_noisy.shape[0], x_noisy.shape[-2] * x_noisy.shape[-1] // 4, self.width), 0.1)
+        tokens = x_noisy.shape[-2] * x_noisy.shape[-1] // 4
+        add = torch.randn(1, tokens, self.width, generator=torch.Generator().manual_seed(0))
+        add = add.expand(len(x_noisy), -1, -1).to(x_noisy)
         return {"input": [add], "output": [add]}
 
     def get_models(self):
@@ -236,7 +239,7 @@ class ProbeReplacedForward:
     def replace(self, model):
         model = model.clone()
         network = model.get_model_object("diffusion_model")
-        model.add_object_patch("diffusion_model.forward_orig", network.forward_orig)
+        model.add_object_patch("diffusion_model.forward_orig", functools.partial(network.forward_orig))
         return (model,)
 
 
