@@ -39,7 +39,7 @@ def _lora(line: str) -> Lora:
     if not (math.isfinite(strength) and low <= strength <= high):
         raise RequestRefused(f"The strength of {path:.80} is {strength:g}; it must be {low:g} to {high:g}.")
     if not (is_address(path) or is_hugging_face_id(path) or is_air_id(path)):
-        raise RequestRefused(f"loras says {_shown(path)!r}, which is none. {_HOW_TO} Nothing was paid.")
+        raise RequestRefused(f"loras says “{_shown(path)}”, which is none. {_HOW_TO} Nothing was paid.")
     return Lora(path, strength)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from api_graphs import BLOCKING, PROVIDERS
 from flux_krea.nodes.jobs.jobs import Jobs
-from flux_krea.nodes.providers.contract import GenerationRequest, GenerationResult, ProviderError
+from flux_krea.nodes.providers.contract import GenerationRequest, GenerationResult, Lora, ProviderError
 from standins import start_all
 
 PATIENCE = "2"  # seconds, as the server's environment sets it
@@ -21,7 +21,9 @@ TOGETHER = 20  # cells
 PICTURE = ("picture", "picture")
 UNKNOWN = ("UnknownOutcome", "UnknownOutcome")
 FOUND_LATER = ("UnknownOutcome", "picture")
-LISTS_JOBS = ("fal", "replicate")  # where a job whose submit answer was lost can be found
+LISTS_JOBS = ("fal", "replicate", "wavespeed")  # where a job whose submit answer was lost can be found
+COLUMNS = (*PROVIDERS, "fal with a LoRA")  # which is another of its apps
+TAKES_OUR_ID = ("runware",)  # where the paid call can be sent again, and is paid once
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,12 @@ class Fault:
     def strike(self, standin, prompt: str) -> None:
         standin.fault(self.phase, self.kind, self.count, prompt=prompt, **self.options)
 
-    def expected(self, provider: str) -> tuple[str, str]:
-        return self.at.get(provider, self.outcomes)
+    def expected(self, column: str) -> tuple[str, str]:
+        return self.at.get(provider_of(column), self.outcomes)
+
+
+def provider_of(column: str) -> str:
+    return column.split()[0]
 
 
 def fault(name, kind, outcomes=PICTURE, count=1, at=None, **options) -> Fault:
@@ -51,27 +57,36 @@ def lasting(name, kind, outcomes, **options) -> Fault:
     return fault(name, kind, outcomes, count=None, **options)
 
 
-def listed(outcomes) -> dict:
-    return dict.fromkeys(LISTS_JOBS, outcomes)
+def found(outcomes, repeated=PICTURE) -> dict:
+    """By looking into the list of jobs, or by sending the paid call again with the same id."""
+    return dict.fromkeys(LISTS_JOBS, outcomes) | dict.fromkeys(TAKES_OUR_ID, repeated)
+
+
+def again(outcomes=PICTURE) -> dict:
+    """Where only a repeated paid call helps."""
+    return dict.fromkeys(TAKES_OUR_ID, outcomes)
 
 
 REFUSED = ("BadAnswer", "picture")
 AWAY = ("Unavailable", "picture")
 SPENT = ("GenerationFailed", "GenerationFailed")
+REFUNDED = ("GenerationFailed", "picture")
+REFUNDS = ("fal", "wavespeed")  # where a failure costs nothing
+DELIVERS_FLAGGED = ("fal", "runware", "wavespeed")  # fal black, the others as it is
 BALANCE = "Insufficient credits. Top up your balance."
 FAULTS = [
-    fault("submit: 500 once", "status", UNKNOWN, status=500, at={"fal": PICTURE}),
-    lasting("submit: 500 for ever", "status", UNKNOWN, status=500, at={"fal": AWAY}),
-    fault("submit: 502 with a web page", "html", UNKNOWN),
+    fault("submit: 500 once", "status", UNKNOWN, status=500, at={"fal": PICTURE, **again()}),
+    lasting("submit: 500 for ever", "status", UNKNOWN, status=500, at={"fal": AWAY, **again(FOUND_LATER)}),
+    fault("submit: 502 with a web page", "html", UNKNOWN, at=again()),
     fault("submit: 429 once, Retry-After 1", "status", status=429, retry_after=1),
     lasting("submit: 429 for ever", "status", ("RateLimited", "picture"), status=429, retry_after=1),
-    fault("submit: reset before acceptance", "reset_before", UNKNOWN),
-    fault("submit: reset after acceptance", "reset_after", UNKNOWN, at=listed(PICTURE)),
-    fault("submit: hangs, accepted later", "hang", UNKNOWN, seconds=4, at=listed(FOUND_LATER)),
-    fault("submit: never answered", "black_hole", UNKNOWN),
-    fault("submit: malformed JSON", "malformed", UNKNOWN, at=listed(PICTURE)),
-    fault("submit: wrong-typed JSON", "wrong_type", UNKNOWN, at=listed(PICTURE)),
-    fault("submit: redirect to another host", "redirect", UNKNOWN),
+    fault("submit: reset before acceptance", "reset_before", UNKNOWN, at=again()),
+    fault("submit: reset after acceptance", "reset_after", UNKNOWN, at=found(PICTURE)),
+    fault("submit: hangs, accepted later", "hang", UNKNOWN, seconds=4, at=found(FOUND_LATER)),
+    fault("submit: never answered", "black_hole", UNKNOWN, at=again()),
+    fault("submit: malformed JSON", "malformed", UNKNOWN, at=found(PICTURE)),
+    fault("submit: wrong-typed JSON", "wrong_type", UNKNOWN, at=found(PICTURE)),
+    fault("submit: redirect to another host", "redirect", UNKNOWN, at=again()),
     fault("submit: 401", "status", ("KeyRefused", "picture"), status=401),
     fault("submit: 402 balance", "status", ("BalanceTooLow", "picture"), status=402),
     fault("submit: 403 balance", "status", ("BalanceTooLow", "picture"), status=403, message=BALANCE),
@@ -104,20 +119,21 @@ FAULTS = [
     lasting("picture: slow body", "slow", AWAY, seconds=30),
     lasting("picture: expired address", "expired", ("Gone", "picture")),
     lasting("picture: redirect to another host", "redirect", REFUSED),
-    fault("job: failed", "failed", SPENT, at={"fal": ("GenerationFailed", "picture"), "lumenfall": UNKNOWN}),
+    fault("job: failed", "failed", SPENT, at={**dict.fromkeys(REFUNDS, REFUNDED), "lumenfall": UNKNOWN}),
     fault(
         "job: NSFW",
         "nsfw",
         ("ContentRefused", "ContentRefused"),
-        at={"fal": PICTURE, "lumenfall": ("ContentRefused", "picture")},  # fal delivers it black and flagged
+        at={**dict.fromkeys(DELIVERS_FLAGGED, PICTURE), "lumenfall": ("ContentRefused", "picture")},
     ),
 ]
 BY_NAME = {each.name: each for each in FAULTS}
 CELLS = [
-    (provider, each)
+    (column, each)
     for each in FAULTS
-    for provider in PROVIDERS
-    if not (each.phase == "poll" and provider in BLOCKING) and not (each.phase == "result" and provider != "fal")
+    for column in COLUMNS
+    if not (each.phase == "poll" and column in BLOCKING)
+    and not (each.phase == "result" and provider_of(column) != "fal")
 ]
 
 
@@ -139,14 +155,15 @@ def run_all() -> dict[tuple[str, str], Cell]:
             patch.setenv(name, value)
         jobs = Jobs(Path(folder) / "private", Path(folder) / "pictures")
         with ThreadPoolExecutor(TOGETHER) as pool:
-            cells = list(pool.map(lambda cell: run_cell(jobs, standins[cell[0]], *cell), CELLS))
+            cells = list(pool.map(lambda cell: run_cell(jobs, standins[provider_of(cell[0])], *cell), CELLS))
         jobs.close()
-    return {(provider, each.name): cell for (provider, each), cell in zip(CELLS, cells, strict=True)}
+    return {(column, each.name): cell for (column, each), cell in zip(CELLS, cells, strict=True)}
 
 
-def run_cell(jobs: Jobs, standin, provider: str, each: Fault) -> Cell:
-    prompt = prompt_of(each, provider)
-    request = GenerationRequest(prompt, width=512, height=512, steps=12, seed=7)
+def run_cell(jobs: Jobs, standin, column: str, each: Fault) -> Cell:
+    prompt, provider = prompt_of(each, column), provider_of(column)
+    loras = () if column == provider else (Lora("owner/style", 0.8),)
+    request = GenerationRequest(prompt, width=512, height=512, steps=12, seed=7, loras=loras)
     each.strike(standin, prompt)
     outcome, sentence = outcome_of(jobs, provider, request)
     take_away(standin, each, prompt)
@@ -155,8 +172,8 @@ def run_cell(jobs: Jobs, standin, provider: str, each: Fault) -> Cell:
     return Cell(outcome, sentence, again, again_sentence, paid_for(standin, prompt), leaked)
 
 
-def prompt_of(each: Fault, provider: str) -> str:
-    return f"{each.name} at {provider}".lower()  # "NSFW" in a prompt would be a fault of its own
+def prompt_of(each: Fault, column: str) -> str:
+    return f"{each.name} at {column}.".lower()  # "NSFW" in a prompt would be a fault of its own
 
 
 def take_away(standin, each: Fault, prompt: str) -> None:
@@ -180,9 +197,9 @@ def paid_for(standin, prompt: str) -> int:
 
 
 def outcome_table(cells: dict[tuple[str, str], Cell]) -> str:
-    lines = ["| fault | " + " | ".join(PROVIDERS) + " |", "|---" * (len(PROVIDERS) + 1) + "|"]
+    lines = ["| fault | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
     for each in FAULTS:
-        row = [shown(cells[provider, each.name]) if (provider, each) in CELLS else "" for provider in PROVIDERS]
+        row = [shown(cells[column, each.name]) if (column, each) in CELLS else "" for column in COLUMNS]
         lines.append(f"| {each.name} | " + " | ".join(row) + " |")
     return "\n".join(lines)
 
@@ -195,5 +212,5 @@ def shown(cell: Cell) -> str:
 
 def sentence_table(cells: dict[tuple[str, str], Cell]) -> str:
     lines = ["| fault | provider | what the user reads |", "|---|---|---|"]
-    lines += [f"| {name} | {provider} | {cell.sentence} |" for (provider, name), cell in cells.items() if cell.sentence]
+    lines += [f"| {name} | {column} | {cell.sentence} |" for (column, name), cell in cells.items() if cell.sentence]
     return "\n".join(lines)

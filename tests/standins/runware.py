@@ -86,7 +86,10 @@ class Runware(Provider):
     name = "runware"
     key = "test-key-runware"
     key_variable = "RUNWARE_API_KEY"
-    routes = (Route("POST", "/v1", "submit", "tasks", open=True),)  # the key may stand in the first task
+    # One address; which phase a request belongs to is in its tasks. The key may stand in the first of them.
+    routes = tuple(
+        Route("POST", "/v1", phase, "tasks", open=True) for phase in ("submit", "poll", "list", "upload", "account")
+    )
     unbilled_fates = ()  # not documented: that a failure costs is the stricter reading
     blackens = False  # what is flagged is delivered all the same
     defaults = {

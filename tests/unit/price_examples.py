@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from flux_krea.nodes.providers.contract import Lora
+
 
 @dataclass(frozen=True)
 class Example:
@@ -12,6 +14,7 @@ class Example:
     says: str
 
 
+MEGAPIXEL = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + (1024).to_bytes(4, "big") * 2
 SQUARE = {"width": 1024, "height": 1024}
 EXAMPLES = [
     Example("fal", {**SQUARE, "images": 4}, 0.1, "40 generations for $1.00 at 1 MP"),
@@ -24,12 +27,11 @@ EXAMPLES = [
     Example("lumenfall", SQUARE, 0.025, "$0.025 an image"),
     Example("lumenfall", {**SQUARE, "images": 3}, 0.075, "n times the cost"),
     Example("core_today", SQUARE, 0.045, "45 credits a request, 1 credit is $0.001"),
-]
-# Of the providers that are not built yet.
-EXAMPLES_OF_NEW = [
     Example("runware", {**SQUARE, "steps": 28}, 0.0098, "$0.0098 for 1024×1024 and 28 steps"),
     Example("wavespeed", SQUARE, 0.025, "two resellers list $0.025 a call"),
     Example("wavespeed", {**SQUARE, "images": 3}, 0.075, "one picture a call"),
-    Example("fal", {"mode": "inpainting", **SQUARE}, 0.035, "flux-krea-lora/inpainting: $0.035 a megapixel"),
-    Example("fal", {"loras": (("owner/style", 1.0),), **SQUARE}, 0.035, "flux-krea-lora: presumed the same"),
+    Example(
+        "fal", {"mode": "inpainting", "image": MEGAPIXEL, "mask": MEGAPIXEL}, 0.035, "inpainting: $0.035 a megapixel"
+    ),
+    Example("fal", {"loras": (Lora("owner/style"),), **SQUARE}, 0.035, "flux-krea-lora: presumed the same"),
 ]

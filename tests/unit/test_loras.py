@@ -1,0 +1,172 @@
+"""LoRAs as they are written, checked and given to each provider."""
+
+from dataclasses import replace
+
+import pytest
+from flux_krea.nodes.providers import fal, providers, runware, wavespeed
+from flux_krea.nodes.providers.contract import (
+    IMAGE_TO_IMAGE,
+    INPAINTING,
+    REDUX,
+    GenerationRequest,
+    Lora,
+    RequestRefused,
+    Unsupported,
+)
+from flux_krea.nodes.providers.loras import loras_of
+
+TEXT = GenerationRequest("a fox", seed=7)
+STYLE, AIR = Lora("owner/style", 0.8), Lora("civitai:1234@5678", -0.5)
+
+
+def test_one_a_line_and_the_strength_behind_it():
+    text = "\n owner/style-2 0.8\n\thttps://host.example/a/b.safetensors?download=true   1.25\ncivitai:1234@5678\t-1\r\nme/it\n"
+    assert loras_of(text) == (
+        Lora("owner/style-2", 0.8),
+        Lora("https://host.example/a/b.safetensors?download=true", 1.25),
+        Lora("civitai:1234@5678", -1.0),
+        Lora("me/it", 1.0),
+    )
+    assert loras_of("") == loras_of(" \n\n") == ()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "style",
+        "0.8",
+        "/home/me/style.safetensors 1",
+        "C:\\style.safetensors",
+        "http://host.example/a.safetensors 1",
+        "file:///etc/passwd",
+        "https:///a.safetensors",
+        "https://localhost/a.safetensors",
+        "https://host.example:8443/a.safetensors",
+        "https://[::1]/a.safetensors",
+        "owner/style 0.8 0.9",
+        "owner/style strong",
+        "a/b/c 1",
+        "../secret 1",
+        "owner/style nan",
+        "owner/style 4.5",
+        "owner/style -5",
+        "owner/style inf",
+    ],
+)
+def test_what_is_none_is_refused_with_the_line(line):
+    with pytest.raises(RequestRefused) as caught:
+        loras_of(line)
+    assert caught.value.paid is False and line.split()[0][:20] in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://me:hunter2@host.example/a.safetensors",
+        "https://host.example/a.safetensors?token=hunter2",
+        "https://host.example/a.safetensors?X-Amz-Signature=hunter2",
+        "https://host.example/a.safetensors?type=model&api_key=hunter2",
+        "https://host.example/a.safetensors?sig=hunter2 0.5",
+    ],
+)
+def test_an_address_with_a_secret_is_refused_without_repeating_it(address):
+    with pytest.raises(RequestRefused, match="host.example carries a key or a password") as caught:
+        loras_of(address)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_too_many_lines_are_refused():
+    assert len(loras_of("a/b\n" * 16)) == 16
+    with pytest.raises(RequestRefused, match="names 17"):
+        loras_of("a/b\n" * 17)
+
+
+def test_each_provider_gets_them_in_its_own_words():
+    assert fal.plan(replace(TEXT, loras=(STYLE,))).payload["loras"] == [{"path": "owner/style", "scale": 0.8}]
+    assert runware.plan(replace(TEXT, loras=(AIR,))).payload["lora"] == [{"model": AIR.path, "weight": -0.5}]
+    assert (
+        wavespeed.plan(replace(TEXT, loras=(STYLE,) * 3)).payload["loras"]
+        == [{"path": "owner/style", "scale": 0.8}] * 3
+    )
+    for provider in (fal, runware, wavespeed):
+        assert not {"lora", "loras"} & set(provider.plan(TEXT).payload)
+
+
+@pytest.mark.parametrize(
+    ("name", "loras", "sentence"),
+    [
+        *(
+            (name, (STYLE,), "takes no LoRA for text to image")
+            for name in ("replicate", "lumenfall", "core_today", "one_min")
+        ),
+        ("fal", (AIR,), "fal takes https addresses and Hugging Face ids of LoRAs, and civitai:1234@5678 is none"),
+        ("fal", (Lora("owner/style", -0.5),), "strength from 0 to 4, not -0.5"),
+        ("wavespeed", (STYLE,) * 4, "WaveSpeed takes 3 LoRAs, not 4"),
+        ("wavespeed", (Lora("owner/style", -0.5),), "strength from 0 to 4, not -0.5"),
+        ("runware", (STYLE,), "Runware takes AIR ids of LoRAs"),
+        (
+            "runware",
+            (Lora("https://host.example/a.safetensors?v=2"),),
+            "and https://host.example/a.safetensors… is none",
+        ),
+    ],
+)
+def test_what_a_provider_does_not_take_is_an_error_and_never_left_out(name, loras, sentence):
+    with pytest.raises(Unsupported) as caught:
+        providers()[name].plan(replace(TEXT, loras=loras))
+    assert sentence in str(caught.value)
+
+
+# fal's second app
+
+
+PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + (64).to_bytes(4, "big") * 2
+IMAGE = replace(TEXT, mode=IMAGE_TO_IMAGE, image=PNG, strength=0.6)
+MASKED = replace(IMAGE, mode=INPAINTING, mask=PNG)
+
+
+@pytest.mark.parametrize(
+    ("request_", "endpoint"),
+    [
+        (TEXT, "fal-ai/flux/krea"),
+        (IMAGE, "fal-ai/flux/krea/image-to-image"),
+        (replace(TEXT, loras=(STYLE,)), "fal-ai/flux-krea-lora"),
+        (replace(IMAGE, loras=(STYLE,)), "fal-ai/flux-krea-lora/image-to-image"),
+        (MASKED, "fal-ai/flux-krea-lora/inpainting"),
+        (replace(MASKED, loras=(STYLE,)), "fal-ai/flux-krea-lora/inpainting"),
+    ],
+)
+def test_a_lora_or_a_mask_chooses_fals_app_and_its_price(request_, endpoint):
+    assert fal.plan(request_).endpoint == endpoint
+    assert fal.estimate(request_).usd == (0.025 if "flux/krea" in endpoint else 0.035)
+    assert str(0.025 if "flux/krea" in endpoint else 0.035) in fal.estimate(request_).note
+
+
+def test_fals_lora_app_has_its_own_ranges_and_no_high():
+    planned = fal.plan(replace(TEXT, loras=(STYLE,), guidance=30.0, acceleration="high"))
+    assert (planned.payload["guidance_scale"], planned.payload["acceleration"]) == (30.0, "regular")
+    assert [(c.parameter, c.asked, c.delivered) for c in planned.changes] == [("acceleration", "high", "regular")]
+    assert fal.plan(replace(TEXT, guidance=30.0)).payload["guidance_scale"] == 20
+    assert fal.plan(replace(MASKED, steps=4)).payload["num_inference_steps"] == 4
+    assert "loras" in fal.plan(MASKED).payload and "image_size" not in fal.plan(MASKED).payload
+
+
+@pytest.mark.parametrize("name", sorted(set(providers()) - {"fal", "runware"}))
+def test_a_mask_where_there_is_no_inpainting_is_an_error(name):
+    with pytest.raises(Unsupported, match="no inpainting.*Choose fal or Runware"):
+        providers()[name].plan(MASKED)
+
+
+@pytest.mark.parametrize(
+    ("request_", "sentence"),
+    [
+        (replace(IMAGE, mask=PNG), "wire both"),
+        (replace(IMAGE, mode=INPAINTING), "wire both"),
+        (replace(TEXT, mode=INPAINTING, mask=PNG), "needs an input image"),
+        (replace(MASKED, mask=PNG[:-4] + (65).to_bytes(4, "big")), "another size than the image"),
+        (GenerationRequest("", mode=REDUX, image=PNG, loras=(STYLE,)), "takes no LoRA for Redux"),
+    ],
+)
+def test_a_mask_and_its_image_belong_together(request_, sentence):
+    with pytest.raises((RequestRefused, Unsupported), match=sentence):
+        fal.plan(request_)
