@@ -21,10 +21,19 @@ spec.loader.exec_module(pack)
 
 @pytest.fixture(scope="session")
 def models() -> Path:
-    """ComfyUI's models folder, filled with the miniature set."""
+    """ComfyUI's models folder, filled with the miniature set and with what else the templates name."""
     import miniature
 
-    miniature.write_set(BASE / "models")
+    paths = miniature.write_set(BASE / "models")
+    dev = BASE / "models" / "checkpoints" / "flux1-dev-fp8.safetensors"
+    if not dev.exists():
+        dev.parent.mkdir(exist_ok=True)
+        dev.hardlink_to(paths["flux1-krea-dev.safetensors"])
+    layer = "transformer.single_transformer_blocks.0.proj_out"
+    miniature.write_safetensors(
+        BASE / "models" / "loras" / "FLUX-dev-lora-add_details.safetensors",
+        {f"{layer}.lora_A.weight": ("BF16", (4, 15360)), f"{layer}.lora_B.weight": ("BF16", (3072, 4))},
+    )
     return BASE / "models"
 
 
