@@ -8,7 +8,7 @@ import os
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
-from .model_files import installed_files, lora, lora_files
+from .model_files import header, installed_files, lora, lora_files
 
 FOLDER = "loras"
 
@@ -70,7 +70,7 @@ class FluxKreaLora(io.ComfyNode):
         """A file that was replaced under its name is another file. Wired or absent: execute finds out."""
         try:
             return os.stat(installed_files.locate(FOLDER, lora_name)[1]).st_mtime_ns
-        except (installed_files.WeightFileError, AttributeError, OSError):
+        except (header.WeightFileError, AttributeError, OSError):
             return float("nan")
 
     @classmethod

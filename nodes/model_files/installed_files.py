@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import comfy.model_management
 import comfy.quant_ops
@@ -46,8 +47,8 @@ def model_choices() -> list[str]:
     return list(dict.fromkeys([*choices(DIFFUSION_MODELS), *checkpoints, *ggufs]))
 
 
-def gguf_loader() -> type | None:
-    """ComfyUI-GGUF's own loader node, where that pack is installed."""
+def gguf_loader() -> Any:
+    """ComfyUI-GGUF's own loader node (a class), where that pack is installed; else None."""
     return comfy_nodes.NODE_CLASS_MAPPINGS.get("UnetLoaderGGUF")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 import comfy.sd
 import folder_paths
@@ -19,30 +20,32 @@ from . import weights
 from .installed_files import CHECKPOINTS, GGUFS, ModelFile
 from .weights import WeightFile
 
-_alive: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
+Key = tuple[str | int, ...]  # of something that was loaded: which files, as they are now, and in which precision
+
+_alive: weakref.WeakValueDictionary[Key, Any] = weakref.WeakValueDictionary()
 
 
-def model_key(file: ModelFile, weight_dtype: str) -> tuple:
+def model_key(file: ModelFile, weight_dtype: str) -> Key:
     return weight_dtype, *_identity(file)
 
 
-def encoders_key(clip_l: ModelFile, t5: ModelFile) -> tuple:
+def encoders_key(clip_l: ModelFile, t5: ModelFile) -> Key:
     return *_identity(clip_l), *_identity(t5)
 
 
-def vae_key(file: ModelFile) -> tuple:
+def vae_key(file: ModelFile) -> Key:
     return _identity(file)
 
 
-def in_memory(key: tuple):
+def in_memory(key: Key) -> Any:
     """What was loaded under this key and is still held by somebody, else None."""
     return _alive.get(key)
 
 
-def model(file: ModelFile, weight_dtype: str):
+def model(file: ModelFile, weight_dtype: str) -> Any:
     """MODEL, as core's Load Diffusion Model makes it, or ComfyUI-GGUF's loader; of a checkpoint its model alone."""
 
-    def load():
+    def load() -> Any:
         if file.folder == GGUFS:
             return comfy_nodes.NODE_CLASS_MAPPINGS["UnetLoaderGGUF"]().load_unet(file.name)[0]
         if file.folder == CHECKPOINTS:
@@ -52,7 +55,7 @@ def model(file: ModelFile, weight_dtype: str):
     return _once(model_key(file, weight_dtype), load)
 
 
-def _model_options(weight_dtype: str) -> dict:
+def _model_options(weight_dtype: str) -> dict[str, Any]:
     """As core's Load Diffusion Model understands its weight_dtype."""
     if weight_dtype == "default":
         return {}
@@ -61,13 +64,13 @@ def _model_options(weight_dtype: str) -> dict:
     return options | ({"fp8_optimizations": True} if is_fast else {})
 
 
-def checkpoint_encoders(file: ModelFile, clip_l: WeightFile, t5: WeightFile):
+def checkpoint_encoders(file: ModelFile, clip_l: WeightFile, t5: WeightFile) -> Any:
     """CLIP of both encoders that a checkpoint holds; of an unusual size they are built as their shapes say."""
     options = weights.encoder_options(clip_l, t5)
     if "model_config" in options:  # from a checkpoint core takes CLIP-L's sizes by this name
         options["clip_l_model_config"] = options["model_config"]
 
-    def load():
+    def load() -> Any:
         return comfy.sd.load_checkpoint_guess_config(
             str(file.weights.path),
             output_vae=False,
@@ -79,22 +82,22 @@ def checkpoint_encoders(file: ModelFile, clip_l: WeightFile, t5: WeightFile):
     return _once(("encoders", *_identity(file)), load)
 
 
-def checkpoint_vae(file: ModelFile):
+def checkpoint_vae(file: ModelFile) -> Any:
     """VAE that a checkpoint holds."""
     load = comfy.sd.load_checkpoint_guess_config
     path = str(file.weights.path)
     return _once(("vae", *_identity(file)), lambda: load(path, output_clip=False, output_model=False)[2])
 
 
-def vae(file: ModelFile):
+def vae(file: ModelFile) -> Any:
     """VAE, as core's Load VAE makes it."""
     return _once(vae_key(file), lambda: comfy_nodes.VAELoader().load_vae(file.name)[0])
 
 
-def encoders(clip_l: ModelFile, t5: ModelFile):
+def encoders(clip_l: ModelFile, t5: ModelFile) -> Any:
     """CLIP of both files; encoders of an unusual size are built as their shapes say."""
 
-    def load():
+    def load() -> Any:
         return comfy.sd.load_clip(
             ckpt_paths=[str(clip_l.weights.path), str(t5.weights.path)],
             embedding_directory=folder_paths.get_folder_paths("embeddings"),
@@ -105,12 +108,12 @@ def encoders(clip_l: ModelFile, t5: ModelFile):
     return _once(encoders_key(clip_l, t5), load)
 
 
-def _identity(file: ModelFile) -> tuple:
+def _identity(file: ModelFile) -> Key:
     """A file that was replaced under its name is another file."""
     return str(file.weights.path), os.stat(file.weights.path).st_mtime_ns
 
 
-def _once(key: tuple, load: Callable):
+def _once(key: Key, load: Callable[[], Any]) -> Any:
     thing = _alive.get(key)
     if thing is None:
         _alive[key] = thing = load()

@@ -5,6 +5,7 @@ The application is core's own, unchanged: `comfy.sd.load_lora_for_models`.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ UNPACKED = 4  # weights of a group that are unpacked where only whole ones can b
 SHOWN = 8  # names in a list for people
 
 
-class Used(dict):  # type: ignore[type-arg]  # core wants a plain dictionary
+class Used(dict[str, torch.Tensor]):  # core wants a plain dictionary
     """The tensors of a LoRA by name; remembers which of them core read."""
 
     def __init__(self, tensors: dict[str, torch.Tensor]):
@@ -98,7 +99,8 @@ def apply(model: Any, clip: Any, file: LoraFile, strength: float, strength_clip:
     if misfits:
         keys = [patch.key for patch in misfits]
         lines.append(f"{len(keys)} updates have another shape than their weight and do nothing: {_some(keys)}.")
-    lines += _table(patched, [patch for patch in patches if patch not in misfits])
+    with torch.inference_mode():
+        lines += _table(patched, [patch for patch in patches if patch not in misfits])
     return Applied(patched, patched_clip, "\n".join(lines))
 
 
@@ -148,7 +150,7 @@ def _fits(model: Any, patch: Patch) -> bool:
     if patch.offset is not None:
         shape[patch.offset[0]] = patch.offset[2]
     joins = up.flatten(1).shape[1] == down.shape[0]
-    return joins and up.shape[0] * down.flatten(1).shape[1] == torch.Size(shape).numel()
+    return bool(joins and up.shape[0] * down.flatten(1).shape[1] == torch.Size(shape).numel())
 
 
 def _update_norm(patch: Patch) -> float | None:
@@ -176,11 +178,11 @@ def _weight_norm(weight: Any, convert: Any, offset: tuple[int, int, int] | None)
     if _is_plain(weight):
         values = weight[chosen.start : chosen.stop : chosen.step].float()
         values = values if convert is None else convert(values, inplace=False)
-    elif isinstance(weight, getattr(comfy.quant_ops, "QuantizedTensor", ())):
+    elif isinstance(weight, comfy.quant_ops.QuantizedTensor):
         values = weight.dequantize()[chosen.start : chosen.stop : chosen.step].float()
     else:
         return None
-    return float(values.norm()) * (len(rows) / len(chosen)) ** 0.5
+    return float(values.norm()) * math.sqrt(len(rows) / len(chosen))
 
 
 def group_of(key: str) -> str:
@@ -189,7 +191,6 @@ def group_of(key: str) -> str:
     return f"{parts[0]} {parts[2]}" if parts[0].endswith("_blocks") and len(parts) > 2 else parts[0]
 
 
-@torch.inference_mode()
 def _measured(model: Any, patches: list[Patch]) -> list[Change]:
     """Updates of one group. Packed weights cost a whole unpacking each, so only some of those are looked at."""
     changes, unpacked = [], 0
@@ -226,7 +227,7 @@ def _row(model: Any, name: str, patches: list[Patch]) -> str:
 
 
 def _root(norms: Iterable[float | None]) -> float:
-    return sum((norm or 0.0) ** 2 for norm in norms) ** 0.5
+    return math.sqrt(sum((norm or 0.0) ** 2 for norm in norms))
 
 
 def _some(names: Iterable[str]) -> str:

@@ -4,7 +4,7 @@ FLUX.1 dev, Krea and Kontext have the same tensors in the same shapes: no header
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from . import other_layouts
@@ -43,8 +43,8 @@ class Recognised:
 
 
 def recognise(tensors: Tensors) -> Recognised:
-    for marks, kind, label in _ADDED_TO_A_MODEL:
-        added = {key for key in tensors if _has((key,), marks)}
+    for added_marks, kind, label in _ADDED_TO_A_MODEL:
+        added = {key for key in tensors if _has((key,), added_marks)}
         if added:
             rest = {key: tensor for key, tensor in tensors.items() if key not in added}
             model = recognise(rest) if len(rest) > len(added) else None
@@ -88,7 +88,15 @@ def _has(tensors: Iterable[str], marks: tuple[str, ...]) -> bool:
 
 # --- what is not ours -----------------------------------------------------------------------------------------------
 
-_LORA_MARKS = ("lora_unet_", "lora_te", "lycoris_", "*.lora_A.", "*.lora_B.", "*.lora_up.", "*.lora_down.")
+_LORA_MARKS: tuple[str, ...] = (
+    "lora_unet_",
+    "lora_te",
+    "lycoris_",
+    "*.lora_A.",
+    "*.lora_B.",
+    "*.lora_up.",
+    "*.lora_down.",
+)
 _LORA_MARKS += (
     "*.lora.up.",
     "*.lora.down.",
@@ -102,7 +110,7 @@ _LORA_MARKS += (
     "*_lora.down.",
 )
 
-_ADDED_TO_A_MODEL = (
+_ADDED_TO_A_MODEL: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (_LORA_MARKS, "lora", "a LoRA"),
     (("controlnet_", "control_model.", "input_hint_block.", "zero_convs.", "pos_embed_input."), "controlnet",
      "a ControlNet"),
@@ -110,7 +118,7 @@ _ADDED_TO_A_MODEL = (
 
 _LOAD_CHECKPOINT = "it is drawn with Load Checkpoint and KSampler, not with this pack"
 
-_OTHERS = (
+_OTHERS: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
     (("*.qweight", "*.wscales"), "diffusion_model", "a Nunchaku (SVDQuant) file",
      "load it with the Nunchaku nodes and connect the MODEL to Krea Sampler"),
     (("*.quant_state.bitsandbytes",), "diffusion_model", "a bitsandbytes (NF4) file",
@@ -336,7 +344,7 @@ def _clip_vision(tensors: Tensors) -> Recognised:
     return Recognised("clip_vision", label, _incomplete(tensors, shapes), config)
 
 
-_OURS = (
+_OURS: tuple[tuple[tuple[str, ...], Callable[[Tensors], Recognised]], ...] = (
     (("double_blocks.", "single_blocks."), _flux),
     (("encoder.block.",), _t5),
     (("text_model.",), _clip_text),

@@ -345,10 +345,10 @@ def _timm_plan(config: dict, architecture: re.Match) -> Plan:
 
 def _preprocessing(size: int, resample: Any, mean: list, std: list) -> Preprocessing:
     _require(resample in _TIMM_RESAMPLE.values(), "resample", resample)
-    mean, std = (tuple(float(value) for value in values) for values in (mean, std))
-    finite = len(mean) == len(std) == 3 and all(map(math.isfinite, mean + std)) and min(std) > 0
-    _require(finite, "image_mean, image_std", (mean, std))
-    return Preprocessing(size, int(resample), mean, std)
+    means, deviations = (tuple(float(value) for value in values) for values in (mean, std))
+    finite = len(means) == len(deviations) == 3 and all(map(math.isfinite, means + deviations)) and min(deviations) > 0
+    _require(finite, "image_mean, image_std", (means, deviations))
+    return Preprocessing(size, int(resample), means, deviations)
 
 
 def _labels(labels: list[str]) -> tuple[str, ...]:
