@@ -2,6 +2,7 @@
 // What the page adds to our own nodes. Every node works without this folder.
 import { app } from "../../scripts/app.js";
 import { priceOfNode, setUpGeneration } from "./api_krea.js";
+import { openAsGraphWhereNoAppsAre } from "./apps.js";
 import { Card } from "./card.js";
 import { keySettings } from "./key_settings.js";
 import { setUpProgress } from "./progress.js";
@@ -32,6 +33,7 @@ app.registerExtension({
   setup() {
     app.extensionManager.registerSidebarTab(waitingTab);
   },
+  beforeConfigureGraph: openAsGraphWhereNoAppsAre,
   afterConfigureGraph() {
     sayWhatItCosts(priceOfNode);
   },

@@ -183,7 +183,7 @@ def _upload(image: bytes) -> Generator[Call, Answer, str]:
     headers = {name: value for name, value in as_dict(put.get("headers")).items() if isinstance(value, str)}
     call = Call("PUT", put["url"], body=image, headers=headers, authorize=False, progress=progress)
     yield from poll(call, read_put, SITE, paid=False)
-    return ticket["download_url"]
+    return str(ticket["download_url"])
 
 
 def _refusal(answer: Answer, paid_call: bool = True) -> ProviderError:

@@ -14,7 +14,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.functional import interpolate
@@ -262,7 +262,7 @@ def _merge_is_faster(function: Callable, tokens: int, kind: Kind) -> bool:
     spans = [Span(tokens // 10, tokens // 4, 0.5)]
     biases = query_biases(spans, tokens // 4, (1, tokens - tokens // 4), tokens)
     pieces, on_device = mask_pieces(spans, biases, dtype, device), biases.to(device)
-    options = {"skip_reshape": True, "_inside_attn_wrapper": True}
+    options: dict[str, Any] = {"skip_reshape": True, "_inside_attn_wrapper": True}
     try:
         merge = seconds(lambda: attend_by_merge(torch_kernel, q, q, q, spans, on_device), device)
     except RuntimeError:  # no flash attention in this build, or not for this shape
@@ -332,7 +332,7 @@ class BiasedAttention:
         if self.way.kernel:
             merged = attend_by_merge(self.way.kernel, q, k, v, self.placed, self.biases)
             return merged if options.get("skip_output_reshape") else merged.transpose(1, 2).flatten(2)
-        return attend_by_rows(attend, q, k, v, heads, self.pieces, masked=self.way.masked, **options)
+        return attend_by_rows(attend, q, k, v, heads, self.pieces or [], masked=self.way.masked, **options)
 
     def is_own_attention(self, q, k, options: dict) -> bool:
         """FLUX's own, over text and picture: other packs call attention for things of theirs."""

@@ -475,6 +475,7 @@ def biased(executor, call: ModelCall, network: Flux, spans: list[Span]) -> torch
 def layout_of(network: Flux, call: ModelCall) -> Layout:
     grids = [token_grid(network, latent) for latent in call.others.get("ref_latents") or ()]  # of Kontext
     references = sum(rows * columns for rows, columns in grids)
+    assert call.context is not None  # of FLUX always
     return Layout(call.context.shape[1], token_grid(network, call.x), references)
 
 

@@ -53,6 +53,7 @@ interface ComfyApp {
     name: string;
     settings?: object[];
     setup?: () => void | Promise<void>;
+    beforeConfigureGraph?: (workflow: Record<string, any>) => void;
     nodeCreated?: (node: ComfyNode) => void;
     afterConfigureGraph?: () => void;
   }): void;
@@ -80,6 +81,7 @@ interface ComfyApi extends EventTarget {
 }
 
 interface Window {
+  __COMFYUI_FRONTEND_VERSION__?: string;
   LiteGraph: { createNode(type: string): ComfyNode };
 }
 

@@ -21,7 +21,7 @@ ACCELERATE = """() => {
   const widget = sampler.widgets.find((widget) => widget.name == "acceleration");
   widget.value = "regular"; widget.callback?.(widget.value);
 }"""
-TITLE, BLANK = 34, 110  # pixels of the graph: a frame's title, and the room that may be left below a note's text
+TITLE, BLANK = 34, 125  # pixels of the graph: a frame's title, and the room that may be left below a note's text
 LAYOUT = """() => {
   const { ds, canvas } = app.canvas, origin = canvas.getBoundingClientRect();
   const inGraph = ({ left, top, right, bottom }) => [
@@ -70,7 +70,8 @@ def test_template_opens_without_a_complaint_and_keeps_its_values(comfyui, page, 
     page.evaluate("(flow) => app.loadGraphData(flow, true, true, 'again')", saved)
     page.wait_for_timeout(500)
     assert graph_of(page) == before
-    assert layout_faults(page) == []
+    if not template.stem.startswith("app_"):  # newer pages show no graph for these; it is that of another template
+        assert layout_faults(page) == []
     # What comfy-cli queues is what the page queues; newer pages write more beside it, under _meta.
     queued = comfyui.to_api(json.loads(template.read_text(encoding="utf-8")))
     assert values_of(before) == values_of(queued)
