@@ -162,16 +162,16 @@ def generation_inputs() -> list[io.Input]:
         io.Mask.Input(
             "mask",
             optional=True,
-            tooltip="For image to image: white is repainted, black is kept. It is scaled to the image. fal has it, and "
-            "Runware may; elsewhere it is an error.",
+            tooltip="For image to image: white is repainted, black is kept. It is scaled to the image. A provider without "
+            "inpainting refuses it.",
         ),
         io.String.Input(
             "loras",
             multiline=True,
             optional=True,
             default="",
-            tooltip="Styles, one a line: an https address or owner/name on Hugging Face (fal, WaveSpeed), or an AIR id such "
-            "as civitai:1234@5678 (Runware), then the strength. Only the provider is sent them.",
+            tooltip="Styles, one a line: an https address, owner/name on Hugging Face, or an AIR id such as "
+            "civitai:1234@5678, then the strength. A provider that does not take one refuses it; nobody else is sent it.",
         ),
     ]
 

@@ -1,21 +1,26 @@
-"""API Krea in a real ComfyUI, against the five stand-ins: every provider, every mode, the right picture, flags and seed."""
+"""API Krea in a real ComfyUI, against the stand-ins: every provider, every mode, the right picture, flags and seed."""
 
 import json
 import shutil
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import tiny_detector
 from api_graphs import PROMPT, PROVIDERS, STOPPABLE, ApiGraph, count
 from comfyui import ComfyUIError, until
 from flux_krea.nodes.providers import providers
-from flux_krea.nodes.providers.contract import REDUX, TEXT_TO_IMAGE
+from flux_krea.nodes.providers.contract import IMAGE_TO_IMAGE, INPAINTING, REDUX, TEXT_TO_IMAGE, WITH_LORA
 from graphs import Graph
 from PIL import Image
 from standins import expected_pixel
 
 MODES = [(name, mode) for name in PROVIDERS for mode in providers()[name].parameters]
+MODES += [(name, TEXT_TO_IMAGE + WITH_LORA) for name in ("runware", "wavespeed")]  # in the same endpoint there
+MODES += [("wavespeed", IMAGE_TO_IMAGE + WITH_LORA), ("fal", INPAINTING + WITH_LORA)]
+LORAS = {"fal": "owner/style 0.8\nhttps://host.example/style.safetensors", "wavespeed": "owner/style 0.8",
+         "runware": "civitai:1234@5678 -0.5"}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -43,8 +48,12 @@ def test_each_provider_delivers_the_right_picture_flags_and_seed(comfyui, standi
     seed = 1000 + MODES.index((provider, mode))
     changes = {"seed": seed}
     graph = ApiGraph()
-    if mode != TEXT_TO_IMAGE:
+    if mode.endswith(WITH_LORA):
+        changes["loras"] = LORAS[provider]
+    if not mode.startswith(TEXT_TO_IMAGE):
         changes["image"] = [graph.add("LoadImage", image="example.png"), 0]
+    if mode.startswith(INPAINTING):
+        changes["mask"] = [graph.add("SolidMask", value=1.0, width=40, height=24), 0]
     if mode == REDUX:
         changes |= {"image_use": "redux", "prompt": ""}
     node = graph.api(provider, **changes)
@@ -106,11 +115,61 @@ def test_what_a_filter_leaves_arrives_and_what_it_keeps_back_is_said_and_not_pai
 
 
 def test_auto_goes_on_only_where_the_first_did_not_accept(comfyui, standins):
-    for name in ("fal", "replicate"):
+    for name in ("runware", "fal", "replicate"):
         standins[name].fault("submit", "status", None, status=402)
     report, _ = run_one(comfyui, "auto", seed=71)
-    assert report["provider"] not in ("fal", "replicate")
+    assert report["provider"] not in ("runware", "fal", "replicate")
+    assert [count(standins[name], "submit") for name in ("runware", "fal")] == [1, 1]
     assert jobs_paid(standins) == 1
+
+
+@pytest.mark.parametrize(
+    ("wanted", "changes"),
+    [
+        ("runware", {}),
+        ("wavespeed", {"loras": "owner/style 0.8"}),
+        ("fal", {"loras": "owner/style 0.8\n" * 4}),  # more than WaveSpeed takes
+        ("runware", {"loras": "civitai:1234@5678 0.8"}),
+        ("fal", {"with_mask": True}),
+    ],
+    ids=["the cheapest", "a LoRA", "four LoRAs", "an AIR id", "a mask"],
+)
+def test_auto_takes_the_cheapest_that_can_do_what_is_asked(comfyui, standins, wanted, changes):
+    graph, changes = ApiGraph(), dict(changes)
+    if changes.pop("with_mask", False):
+        changes["image"] = [graph.add("LoadImage", image="example.png"), 0]
+        changes["mask"] = [graph.add("SolidMask", value=1.0, width=64, height=64), 0]
+    node = graph.api_shown("auto", seed=75, **changes)
+    history = comfyui.run(graph)
+    assert json.loads(history["outputs"][node]["text"][0])["provider"] == wanted
+    assert jobs_paid(standins) == standins[wanted].state()["billed"] == 1
+
+
+def test_black_in_a_mask_keeps_the_picture(comfyui, standins):
+    graph = ApiGraph()
+    image = graph.add("LoadImage", image="example.png")
+    mask = graph.add("SolidMask", value=0.0, width=24, height=40)
+    saved = graph.shown(graph.api("fal", seed=76, image=[image, 0], mask=[mask, 0]))
+    kept = graph.shown(image)
+    history = comfyui.run(graph)
+    pixels = []
+    for node in (saved, kept):
+        with Image.open(comfyui.base / "output" / history["outputs"][node]["images"][0]["filename"]) as picture:
+            pixels.append(picture.convert("RGB").getpixel((picture.width // 2, picture.height // 2)))
+    assert max(abs(a - b) for a, b in zip(*pixels, strict=True)) <= 6
+
+
+def test_a_workflow_saved_by_version_0_1_0_asks_for_what_it_asked_for_then(comfyui, standins):
+    saved = json.loads((Path(__file__).parent / "saved_by_0_1_0" / "api_text_to_image.json").read_text("utf-8"))
+    graph = comfyui.to_api(saved)
+    (node,) = [node for node in graph.values() if node["class_type"] == "FluxKreaAPI"]
+    history = comfyui.run(graph)
+    assert len(comfyui.pictures(history)) == 1
+
+    submitted = ApiGraph("FluxKreaSubmit")
+    submit = submitted.add("FluxKreaSubmit", **{**node["inputs"], "provider": "fal"})
+    (ticket,) = comfyui.run(submitted)["outputs"][submit]["text"]
+    assert ticket == "fal/acf10334798115afa78fc3bf8f871b4525736671"  # as that version wrote it
 
 
 def test_a_random_seed_is_drawn_shown_and_different_each_time(comfyui, standins):
@@ -211,6 +270,12 @@ BAD = {
     ),
     "no prompt": ("fal", {"prompt": " "}, "prompt"),
     "an unknown provider": ("midjourney", {}, "midjourney"),
+    "a mask away from inpainting": ("replicate", {"with_image": True, "with_mask": True}, "no inpainting"),
+    "a mask without an image": ("fal", {"with_mask": True}, "no image is wired"),
+    "a mask for Redux": ("fal", {"with_image": True, "with_mask": True, "image_use": "redux"}, "Redux takes no mask"),
+    "a LoRA where none is taken": ("replicate", {"loras": "owner/style"}, "takes no LoRA"),
+    "a LoRA that is none": ("fal", {"loras": "style.safetensors"}, "loras says"),
+    "a LoRA with a password": ("fal", {"loras": "https://me:hunter2@host.example/a"}, "carries a key or a password"),
 }
 
 
@@ -221,6 +286,8 @@ def test_what_cannot_be_done_is_said_before_anything_is_sent(comfyui, standins, 
     graph = ApiGraph()
     if changes.pop("with_image", False):
         changes["image"] = [graph.add("LoadImage", image="example.png"), 0]
+    if changes.pop("with_mask", False):
+        changes["mask"] = [graph.add("SolidMask", value=1.0, width=64, height=64), 0]
     graph.api_shown(provider, **changes)
     with pytest.raises(ComfyUIError, match=sentence):
         comfyui.run(graph)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from api_graphs import BLOCKING, PROVIDERS, ApiGraph, count
 from comfyui import ComfyUI, ComfyUIError, until
+from flux_krea.nodes.providers import providers
 
 STATES = {  # how the stand-ins behave while the jobs of a state are sent; what they have heard when it is reached
     "sending": ({}, "submit"),
@@ -17,11 +18,11 @@ STATES = {  # how the stand-ins behave while the jobs of a state are sent; what 
     "downloading": ({"job_seconds": 0.05, "download_seconds": 30.0}, "picture"),
 }
 ALL = [(state, provider) for state in STATES for provider in PROVIDERS]
-# Where the paid call had been answered, or where the provider lists its jobs.
+# Where the paid call had been answered, or where the provider can be asked for a job whose answer was lost.
 DELIVERED = [
     (state, provider)
     for state, provider in ALL
-    if provider in ("fal", "replicate") or state == "downloading" or (provider not in BLOCKING and state != "sending")
+    if providers()[provider].find_lost or state == "downloading" or (provider not in BLOCKING and state != "sending")
 ]
 TOLD = [cell for cell in ALL if cell not in DELIVERED]
 

@@ -55,8 +55,8 @@ class WaveSpeed(Provider):
         Route("POST", rf"/api/v3/{MODEL}", "submit", "create"),
         Route("GET", r"/api/v3/predictions/([\w-]+)/result", "poll", "get"),
         Route("GET", r"/api/v3/predictions/([\w-]+)", "poll", "get"),
-        Route("DELETE", r"/api/v3/predictions/([\w-]+)", "cancel", "delete"),
-        Route("POST", "/api/v3/predictions/delete", "cancel", "delete_several"),
+        Route("DELETE", r"/api/v3/predictions/([\w-]+)", "list", "delete"),  # no cancel: it removes
+        Route("POST", "/api/v3/predictions/delete", "list", "delete_several"),
         Route("POST", "/api/v3/predictions", "list", "list"),
         Route("POST", "/api/v3/media/uploads", "upload", "ticket"),
         Route("PUT", r"/storage/([\w.-]+)", "upload", "put", open=True),
