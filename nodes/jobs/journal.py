@@ -42,6 +42,7 @@ Claim = tuple[JobRecord, bool]
 ONE_DAY = 24 * 3600.0
 KEEP_SECONDS = 30 * ONE_DAY  # of what is collected, or cost nothing
 KEEP_PICTURE_BYTES = 2 * 2**30
+LOST_RESERVATION = "The journal of paid jobs has lost what was set aside for this. Nothing was sent or paid. Run again."
 TRY_AGAIN = 1.0  # seconds between two tries to write down what ended while there was no room
 
 
@@ -122,6 +123,8 @@ class Journal:
             self._records.write(record)
         with self._lock:
             self._file.transaction(lambda table: self._save(table, record))
+            if record.state == SENDING and self._file.was_replaced():
+                raise Unavailable(LOST_RESERVATION)
             if record.owner is None:
                 self._working.discard(record.id)
         if record.state in NOTHING_PAID:
@@ -241,9 +244,7 @@ class Journal:
     def _save(self, table: Table, record: JobRecord) -> None:
         if record.state == SENDING:  # the last step before money leaves
             if not table.first("id = ? AND owner = ?", (record.id, self._me().id)):
-                raise Unavailable(
-                    "The journal of paid jobs has lost what was set aside for this. Nothing was sent or paid."
-                )
+                raise Unavailable(LOST_RESERVATION)
             self._records.write(record)
         table.write(record)
 

@@ -134,11 +134,7 @@ class JournalFile:
                 self._db = None
 
     def _attempt(self, work: Callable[[Table], T]) -> T:
-        if self._db and self._was_replaced():
-            self._db.close()
-            self._db = None
-        db = self._db = self._db or self._open()
-        db.execute("BEGIN IMMEDIATE")
+        db = self._begin()
         try:
             result = work(Table(db, self._records))
             db.execute("COMMIT")
@@ -148,8 +144,18 @@ class JournalFile:
                 db.execute("ROLLBACK")
             raise
 
-    def _was_replaced(self) -> bool:
-        """Another process found the file damaged and began a new one; what is written to the old one is lost."""
+    def _begin(self) -> sqlite3.Connection:
+        """The connection, with the file locked that lies at the path now."""
+        while True:
+            self._db = self._db or self._open()
+            self._db.execute("BEGIN IMMEDIATE")
+            if not self.was_replaced():
+                return self._db
+            self._db.close()
+            self._db = None
+
+    def was_replaced(self) -> bool:
+        """Somebody deleted the file, or found it damaged and began a new one; what is written to the old one is lost."""
         try:
             return os.stat(self._path).st_ino != self._inode
         except FileNotFoundError:
@@ -159,12 +165,13 @@ class JournalFile:
         private_folder(self.folder)
         if not self._path.exists() and self._had_pictures():
             self._notice = "The journal of paid jobs is gone, and a new one begins."
-        with os.fdopen(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600)):
-            pass  # prompts are in it: nobody else on the machine reads them
+        with os.fdopen(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600)) as file:
+            inode = os.fstat(file.fileno()).st_ino  # prompts are in it: nobody else on the machine reads them
         db = sqlite3.connect(self._path, timeout=WAIT_FOR_LOCK, isolation_level=None, check_same_thread=False)
         try:
             db.text_factory = lambda text: text.decode("utf-8", "replace")  # one damaged row hides no other
-            db.execute("PRAGMA journal_mode=WAL")
+            # Not WAL: its two files beside this one outlive it where somebody deletes it, and split those who work with it.
+            db.execute("PRAGMA journal_mode=DELETE")
             db.execute("PRAGMA synchronous=FULL")
             db.execute(f"CREATE TABLE IF NOT EXISTS jobs ({COLUMNS})")
             db.execute("CREATE INDEX IF NOT EXISTS jobs_hash ON jobs (hash)")
@@ -173,7 +180,7 @@ class JournalFile:
         except BaseException:
             db.close()
             raise
-        self._inode = os.stat(self._path).st_ino
+        self._inode = inode
         return db
 
     def _had_pictures(self) -> bool:
@@ -203,7 +210,7 @@ class JournalFile:
                 return
             aside = self.folder / f"journal.corrupt-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}.sqlite3"
             os.replace(self._path, aside)
-            for ending in ("-wal", "-shm"):
+            for ending in ("-journal", "-wal", "-shm"):
                 with suppress(OSError):
                     os.replace(f"{self._path}{ending}", f"{aside}{ending}")
         self._notice = f"The journal of paid jobs was damaged and is kept as {aside.name}; a new one begins."

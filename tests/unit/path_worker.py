@@ -81,15 +81,9 @@ class Worker:
         except ProviderError as error:
             self._ended(key, error)
 
-    def do_collect(self, key, ticket):
-        self._watch(key, self.jobs.collect(ticket))
-
     def do_cancel(self, key):
         if key in self.handles:
             self.handles[key].cancel()
-
-    def do_collected(self, ticket):
-        self.jobs.set_collected(ticket)
 
     def do_clock(self, seconds):
         time.time = lambda: REAL_TIME() + seconds
@@ -103,8 +97,15 @@ class Worker:
         hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
         resource.setrlimit(resource.RLIMIT_FSIZE, (0 if full else hard, hard))
 
-    def do_sync(self, key):
-        self.say(key=key, ended="synced")
+    def do_idle(self, key):
+        """Says so when no thread works on a paid call any more."""
+
+        def wait():
+            while self.jobs._working:
+                time.sleep(0.01)
+            self.say(key=key, ended="idle")
+
+        threading.Thread(target=wait, daemon=True).start()
 
     def _watch(self, key, handle):
         self.handles[key] = handle
