@@ -239,7 +239,7 @@ def _honours_masks(attend: Callable, q, k, v) -> bool:
     except Exception as error:  # whatever a foreign function raises
         logging.warning("Krea Redux: this attention fails with a mask (%s), so PyTorch attends there.", error)
         return False
-    if (masked - plain).norm() > 0.5 * (wanted - unmasked).norm():
+    if (masked - plain).norm() > 0.1 * (wanted - unmasked).norm():
         return True
     logging.warning("Krea Redux: this attention ignores masks, so PyTorch attends where a strength is not 1.")
     return False
