@@ -319,7 +319,7 @@ REFUSED = {
     "mask area without a mask": ({"crop": "mask area"}, "crop is mask area, but no mask is wired"),
     "an empty mask": ({"mask": (0, 0, 0)}, "mask is empty"),
     # In the second way by newer cores, before the node is asked.
-    "an unknown crop": ({"crop": "round"}, "crop must be one of .*, got 'round'|crop: 'round' not in"),
+    "an unknown crop": ({"crop": "round"}, "crop is 'round'; it can be squash, .*|crop: 'round' not in"),
 }
 
 
