@@ -99,7 +99,7 @@ class FluxKreaSafetyCheck(io.ComfyNode):
         if detector is None:  # wired: known only in execute
             return True
         try:
-            installed_detectors.inspect(detector)
+            installed_detectors.check(detector)
         except ValueError as problem:
             return str(problem)
         return True

@@ -72,7 +72,7 @@ async def detector_states(request: web.Request) -> web.Response:
 
 def detector_trouble(name: str) -> str | None:
     try:
-        installed_detectors.inspect(name)
+        installed_detectors.check(name)
     except ValueError as problem:
         return str(problem)
     return None

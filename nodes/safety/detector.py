@@ -100,7 +100,7 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Description:
     """All that a detector's configuration says. `configuration` is what was read: both files, one behind the other."""
 
     shape: vit.Shape
@@ -118,33 +118,33 @@ class _Unfit(Exception):
     """Why a folder's files cannot be used; becomes DetectorRefused, which knows the folder's name."""
 
 
-def inspect(folder: Path, name: str) -> Plan:
+def describe(folder: Path, name: str) -> Description:
     """Everything that can be refused without reading the weights themselves: milliseconds, before any sampling."""
     try:
-        plan = _plan(folder)
+        description = _description(folder)
         weights = _weights_file(folder)
         with weights.open("rb") as file:
-            _check_size(file.read(8), weights.stat().st_size, plan.shape)
+            _check_size(file.read(8), weights.stat().st_size, description.shape)
         with safetensors.safe_open(weights, "pt") as file:
-            vit.check_names(plan.shape, plan.layout, file.keys())
+            vit.check_names(description.shape, description.layout, file.keys())
     except (_Unfit, vit.WeightsMismatch, safetensors.SafetensorError, OSError) as problem:
         raise DetectorRefused(name, _sentence(problem)) from problem
-    return plan
+    return description
 
 
 def load(folder: Path, name: str, ops=nn) -> Detector:
     """Raises DetectorRefused. The weights are read once: what is hashed is what runs, whatever happens to the file."""
-    plan = inspect(folder, name)
+    description = describe(folder, name)
     try:
         with _weights_file(folder).open("rb") as file:
-            content = file.read(_largest_file(plan.shape) + 1)
-        _check_size(content[:8], len(content), plan.shape)
-        model = vit.build(plan.shape, plan.layout, safetensors.torch.load(content), ops)
+            content = file.read(_largest_file(description.shape) + 1)
+        _check_size(content[:8], len(content), description.shape)
+        model = vit.build(description.shape, description.layout, safetensors.torch.load(content), ops)
     except (_Unfit, vit.WeightsMismatch, safetensors.SafetensorError, OSError) as problem:
         raise DetectorRefused(name, _sentence(problem)) from problem
-    everything = hashlib.sha256(plan.configuration)
+    everything = hashlib.sha256(description.configuration)
     everything.update(content)
-    return Detector(name, plan, model, hashlib.sha256(content).hexdigest(), everything.hexdigest())
+    return Detector(name, description, model, hashlib.sha256(content).hexdigest(), everything.hexdigest())
 
 
 def fingerprint(folder: Path) -> str:
@@ -172,7 +172,7 @@ class Detector:
     """
 
     name: str
-    plan: Plan
+    description: Description
     model: vit.ViT
     weights_sha256: str
     sha256: str
@@ -189,16 +189,16 @@ class Detector:
             for image in visible(images):
                 views = [view for picture in pictures(image) for view in _views(_as_bytes(picture), scan)]
                 counts.append(len(views))
-                yield from map(self.plan.preprocessing, views)
+                yield from map(self.description.preprocessing, views)
 
         logits = [self.model(torch.stack(batch).to(device)) for batch in _chunks(inputs(), chunk)]
         probabilities = torch.cat(logits).float().softmax(-1).cpu()
         return [self._highest(views) for views in probabilities.split(counts)]
 
     def _highest(self, views: torch.Tensor) -> Scored:
-        unsafe = views[:, self.plan.unsafe].sum(-1)
+        unsafe = views[:, self.description.unsafe].sum(-1)
         worst = int(unsafe.argmax())  # torch takes NaN for the largest, so a view that failed is never outvoted
-        labels = dict(zip(self.plan.labels, views[worst].tolist(), strict=True))
+        labels = dict(zip(self.description.labels, views[worst].tolist(), strict=True))
         return Scored(float(unsafe[worst]), labels)
 
 
@@ -269,7 +269,7 @@ def _json(content: bytes, file: str) -> dict[str, Any]:
     return parsed
 
 
-def _plan(folder: Path) -> Plan:
+def _description(folder: Path) -> Description:
     """Raises _Unfit. What is hashed later is what was read here."""
     _weights_file(folder)
     configuration = _read(folder, CONFIG)
@@ -277,10 +277,10 @@ def _plan(folder: Path) -> Plan:
     try:
         if config.get("model_type") == "vit":
             preprocessor = _read(folder, PREPROCESSOR)
-            plan = _transformers_plan(config, _json(preprocessor, PREPROCESSOR))
-            return replace(plan, configuration=configuration + preprocessor)
+            description = _from_transformers(config, _json(preprocessor, PREPROCESSOR))
+            return replace(description, configuration=configuration + preprocessor)
         if architecture := _TIMM_ARCHITECTURE.fullmatch(str(config.get("architecture"))[:100]):
-            return replace(_timm_plan(config, architecture), configuration=configuration)
+            return replace(_from_timm(config, architecture), configuration=configuration)
     except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError) as problem:
         raise _Unfit(f"its configuration cannot be read ({type(problem).__name__}: {problem})") from problem
     kind = config.get("model_type") or config.get("architecture")
@@ -289,7 +289,7 @@ def _plan(folder: Path) -> Plan:
     )
 
 
-def _transformers_plan(config: dict, preprocessor: dict) -> Plan:
+def _from_transformers(config: dict, preprocessor: dict) -> Description:
     _require(config.get("hidden_act", "gelu") == "gelu", "hidden_act", config.get("hidden_act"))
     _require(config.get("qkv_bias", True) is True, "qkv_bias", config.get("qkv_bias"))
     _require(config.get("num_channels", 3) == 3, "num_channels", config.get("num_channels"))
@@ -316,7 +316,9 @@ def _transformers_plan(config: dict, preprocessor: dict) -> Plan:
     _require(size == {"height": shape.image, "width": shape.image}, "size", size)
     resample = preprocessor.get("resample", Image.Resampling.BILINEAR)
     mean, std = preprocessor["image_mean"], preprocessor["image_std"]
-    return _checked(Plan(shape, vit.transformers_layout, labels, _preprocessing(shape.image, resample, mean, std)))
+    return _checked(
+        Description(shape, vit.transformers_layout, labels, _preprocessing(shape.image, resample, mean, std))
+    )
 
 
 _TIMM_ARCHITECTURE = re.compile(r"vit_(tiny|small|base)_patch(\d+)_(\d+)")
@@ -325,7 +327,7 @@ _TIMM_HEAD = 64
 _TIMM_RESAMPLE = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
-def _timm_plan(config: dict, architecture: re.Match) -> Plan:
+def _from_timm(config: dict, architecture: re.Match) -> Description:
     """timm's own transform may crop the edges away; here the picture is squashed instead."""
     pretrained = config["pretrained_cfg"]
     variant, patch, image = architecture[1], int(architecture[2]), int(architecture[3])
@@ -340,7 +342,7 @@ def _timm_plan(config: dict, architecture: re.Match) -> Plan:
     shape = vit.Shape(image, patch, width, 12, width // _TIMM_HEAD, 4 * width, len(labels), 1e-6)
     resample = _TIMM_RESAMPLE.get(pretrained["interpolation"], pretrained["interpolation"])
     preprocessing = _preprocessing(image, resample, pretrained["mean"], pretrained["std"])
-    return _checked(Plan(shape, vit.timm_layout, labels, preprocessing))
+    return _checked(Description(shape, vit.timm_layout, labels, preprocessing))
 
 
 def _preprocessing(size: int, resample: Any, mean: list, std: list) -> Preprocessing:
@@ -361,8 +363,8 @@ def _labels(labels: list[str]) -> tuple[str, ...]:
     return tuple(labels)
 
 
-def _checked(plan: Plan) -> Plan:
-    shape = plan.shape
+def _checked(description: Description) -> Description:
+    shape = description.shape
     for size in fields(vit.Shape):
         value, largest = getattr(shape, size.name), getattr(LARGEST, size.name)
         _require(0 < value <= largest, f"{size.name} (at most {largest})", value)
@@ -370,7 +372,7 @@ def _checked(plan: Plan) -> Plan:
     _require(shape.image % shape.patch == 0, "patch_size", shape.patch)
     patches = (shape.image // shape.patch) ** 2
     _require(patches <= MOST_PATCHES, f"image_size and patch_size (at most {MOST_PATCHES} patches)", patches)
-    return plan
+    return description
 
 
 def _count(value: Any) -> int:

@@ -36,9 +36,9 @@ def folder_of(name: str) -> Path:
     return folders[name]
 
 
-def inspect(name: str) -> None:
+def check(name: str) -> None:
     """Raises DetectorRefused for whatever can be seen without reading the weights."""
-    detector.inspect(folder_of(name), name)
+    detector.describe(folder_of(name), name)
 
 
 def fingerprint(name: str) -> str:
@@ -51,7 +51,7 @@ def ready(name: str, device: str) -> tuple[detector.Detector, torch.device]:
     global _held
     if device not in DEVICES:
         raise SafetyError(f"device must be one of {', '.join(DEVICES)}, got {device!r}.")
-    inspect(name)
+    check(name)
     key = (fingerprint(name), device)
     if _held is None or _held[0] != key:
         _held = None  # frees the old one before the new one is read

@@ -281,8 +281,8 @@ def detector_batch(form: Form) -> Iterator[dict]:
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.02)
     preprocessing = detector.Preprocessing(image, 2, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    plan = detector.Plan(shape, vit.timm_layout, ("normal", "nsfw"), preprocessing)
-    checker = detector.Detector("random", plan, network.eval(), "", "")
+    description = detector.Description(shape, vit.timm_layout, ("normal", "nsfw"), preprocessing)
+    checker = detector.Detector("random", description, network.eval(), "", "")
     images = torch.rand(form.batch, 1024, 1024, 3)
     together = [answer.score for answer in checker.score(images, device=device)]
     _, seconds, _ = measured(lambda: checker.score(images, device=device))

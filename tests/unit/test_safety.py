@@ -65,7 +65,7 @@ def test_a_full_size_vit_equals_transformers():
         ours = detector.load(Path(place), "random ViT-B/16")
     images = (torch.rand(3, 190, 333, 3) * 255).to(torch.uint8).numpy()
     expected = processor(images=list(images), return_tensors="pt")["pixel_values"]
-    inputs = torch.stack([ours.plan.preprocessing(image) for image in images])
+    inputs = torch.stack([ours.description.preprocessing(image) for image in images])
     assert torch.equal(inputs, expected)
     with torch.inference_mode():
         assert (ours.model(inputs) - reference(inputs).logits).abs().max() <= 1e-5
@@ -131,11 +131,11 @@ def vit_tiny() -> tuple[vit.Shape, dict[str, torch.Tensor]]:
 def test_timm_layout_and_transformers_layout_are_the_same_model(tmp_path, vit_tiny):
     shape, theirs = vit_tiny
     marqo = detector.load(write_timm(tmp_path / "marqo", timm_tensors(theirs)), "marqo")
-    assert marqo.plan.shape == shape
+    assert marqo.description.shape == shape
     inputs = torch.randn(1, 3, 384, 384)
     with torch.inference_mode():
         assert torch.equal(marqo.model(inputs), vit.build(shape, vit.transformers_layout, theirs)(inputs))
-    assert marqo.plan.unsafe == [0], "Marqo's first label is the unsafe one"
+    assert marqo.description.unsafe == [0], "Marqo's first label is the unsafe one"
 
 
 def test_the_edges_of_a_wide_picture_count(tiny):
@@ -216,7 +216,7 @@ def test_weights_that_do_not_fit_exactly_are_refused(tmp_path, spoil, sentence):
 def test_a_configuration_that_is_not_understood_is_refused(tmp_path, change, sentence):
     broken = tiny_detector.write(tmp_path / "broken", configuration=tiny_detector.config(**change))
     with pytest.raises(DetectorRefused, match=sentence):
-        detector.inspect(broken, "broken")
+        detector.describe(broken, "broken")
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_a_configuration_that_is_not_understood_is_refused(tmp_path, change, sen
 def test_preprocessing_that_is_not_understood_or_crops_is_refused(tmp_path, change):
     broken = tiny_detector.write(tmp_path / "broken", preprocessing=tiny_detector.preprocessor(**change))
     with pytest.raises(DetectorRefused, match="not supported"):
-        detector.inspect(broken, "broken")
+        detector.describe(broken, "broken")
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ def test_a_configuration_beyond_every_known_network_is_refused_before_one_is_bui
     broken = tiny_detector.write(tmp_path / "broken", configuration=configuration, preprocessing=preprocessing)
     monkeypatch.setattr(vit, "ViT", None)  # building it is an error here
     with pytest.raises(DetectorRefused) as refused:
-        detector.inspect(broken, "broken")
+        detector.describe(broken, "broken")
     assert sentence in str(refused.value)
     assert len(str(refused.value)) < 1000
 
@@ -337,7 +337,7 @@ def test_a_configuration_nested_without_end_is_refused(tmp_path, file):
     broken = tiny_detector.write(tmp_path / "broken")
     (broken / file).write_text("[" * 100_000)
     with pytest.raises(DetectorRefused, match=f"{file} is not JSON"):
-        detector.inspect(broken, "broken")
+        detector.describe(broken, "broken")
 
 
 def test_a_header_of_99_megabytes_is_never_parsed(tmp_path, monkeypatch):
@@ -345,7 +345,7 @@ def test_a_header_of_99_megabytes_is_never_parsed(tmp_path, monkeypatch):
     (broken / "model.safetensors").write_bytes((99_000_000).to_bytes(8, "little") + b"{" + b" " * 1000)
     monkeypatch.setattr(detector.safetensors, "safe_open", None)
     with pytest.raises(DetectorRefused, match="header of model.safetensors says that it has 99,000,000 bytes"):
-        detector.inspect(broken, "broken")
+        detector.describe(broken, "broken")
 
 
 def test_a_weights_file_larger_than_its_network_is_never_read(tmp_path, monkeypatch):
@@ -354,13 +354,13 @@ def test_a_weights_file_larger_than_its_network_is_never_read(tmp_path, monkeypa
         file.truncate(3 << 30)  # sparse
     monkeypatch.setattr(detector.safetensors, "safe_open", None)
     with pytest.raises(DetectorRefused, match="3,221,225,472 bytes, too many for the"):
-        detector.inspect(broken, "broken")
+        detector.describe(broken, "broken")
 
 
 def test_a_file_swapped_after_it_was_inspected_is_refused_unread(tmp_path, monkeypatch):
     swapped = tiny_detector.write(tmp_path / "swapped")
-    plan = detector.inspect(swapped, "swapped")
-    monkeypatch.setattr(detector, "inspect", lambda folder, name: plan)
+    description = detector.describe(swapped, "swapped")
+    monkeypatch.setattr(detector, "describe", lambda folder, name: description)
     with (swapped / "model.safetensors").open("r+b") as file:
         file.truncate(3 << 30)
     with pytest.raises(DetectorRefused, match="too many for the"):
