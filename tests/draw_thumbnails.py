@@ -186,9 +186,27 @@ def image_to_image(place) -> Board:
     return one_to_one(landscape(DAY, 5), landscape(EMBER, 5), place, (6, 8, 42, 44))
 
 
-def inpaint() -> Board:
+def inpaint(place) -> Board:
     picture = landscape(DAY, 8)
-    return one_to_one(with_stroke(picture), with_balloon(landscape(DAY, 8, None)), LOCAL, (6, 8, 42, 44))
+    return one_to_one(with_stroke(picture), with_balloon(landscape(DAY, 8, None)), place, (6, 8, 42, 44))
+
+
+def lora(place) -> Board:
+    board = one_to_one(prompt_card(), landscape(NIGHT, 3), place)
+    board.badge("+ LoRA", BLUE, (52, 8, 84, 20))
+    return board
+
+
+def cheapest() -> Board:
+    """The same picture three times; the one with the least price is taken."""
+    board = Board()
+    board.put(prompt_card(), (32, 5, 68, 31))
+    for left, price, colour in ((4, "$0.01", GREEN), (36, "$0.025", MUTED), (68, "$0.045", MUTED)):
+        board.arrow((50, 33), (left + 14, 43))
+        board.put(landscape(DUSK, 3), (left, 44, left + 28, 72))
+        board.badge(price, colour, (left + 2, 76, left + 26, 86))
+    board.tick((18, 92), 4)
+    return board
 
 
 def redux(place, has_prompt: bool, result: Image.Image | None = None) -> Board:
@@ -298,7 +316,7 @@ THUMBNAILS = {
     "app_api_text_to_image": lambda: app(API, DUSK),
     "text_to_image": lambda: text_to_image(LOCAL),
     "image_to_image": lambda: image_to_image(LOCAL),
-    "inpaint": inpaint,
+    "inpaint": lambda: inpaint(LOCAL),
     "redux": lambda: redux(LOCAL, True),
     "redux_masked": redux_masked,
     "safety_check": safety_check,
@@ -307,6 +325,9 @@ THUMBNAILS = {
     "api_image_to_image": lambda: image_to_image(API),
     "api_redux": lambda: redux(API, False),
     "api_many_providers": many_providers,
+    "api_lora": lambda: lora(API),
+    "api_inpaint": lambda: inpaint(API),
+    "api_cheapest": cheapest,
     "local_and_api_side_by_side": side_by_side,
 }
 

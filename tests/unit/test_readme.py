@@ -25,7 +25,7 @@ def table(mode: str) -> str:
     columns = {name: provider for name, provider in providers().items() if mode in provider.parameters}
     inputs = dict.fromkeys(name for provider in columns.values() for name in provider.parameters[mode])
     rows = [
-        f"\n## {mode.replace('_', ' ').capitalize()}\n",
+        f"\n## {mode.replace('_', ' ').capitalize().replace('lora', 'LoRA')}\n",
         "| input | " + " | ".join(provider.label for provider in columns.values()) + " |",
         "|---" * (len(columns) + 1) + "|",
     ]
