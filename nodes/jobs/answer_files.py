@@ -66,10 +66,9 @@ class Incoming:
         """Where the file lies that has what came; None where nothing came, or it cannot be written."""
         if self._folder and self.size and not self._file:
             self._write()
-        if not self._file:
-            return None
-        self._clean_file(hide)
-        return self._path
+        if self._file and not self._file.closed:
+            self._clean_file(hide)
+        return self._path if self._file else None
 
     def _clean_file(self, hide: Hide) -> bytes | None:
         """Closes it with nothing in it that `hide` finds. What it should have is returned where it has no room for it."""

@@ -315,7 +315,7 @@ class Client:
         """The answer's head."""
         session = self._session = self._session or _session(self._deadline)
         prepared, body = self._prepared(session, call, url, with_key)
-        settings = session.merge_environment_settings(prepared.url, {}, True, None, None)
+        settings: Any = session.merge_environment_settings(prepared.url, {}, True, None, None)
         silence = min(self._patience.silence, call.timeout)
         timeout = (min(self._patience.connect, silence), silence)
         try:
