@@ -40,7 +40,8 @@ def sent_size(width: int, height: int) -> Size:
     if width * height <= LARGEST_INPUT:
         return width, height
     scale = math.sqrt(LARGEST_INPUT / (width * height))
-    return min(LARGEST_INPUT, max(1, int(width * scale + 1e-6))), min(LARGEST_INPUT, max(1, int(height * scale + 1e-6)))
+    width, height = (min(LARGEST_INPUT, max(1, int(side * scale + 1e-6))) for side in (width, height))
+    return width, height
 
 
 def to_png(image: torch.Tensor) -> bytes:

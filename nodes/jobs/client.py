@@ -7,27 +7,35 @@ patience ends; the paid call is sent once, and says whether the provider can hav
 from __future__ import annotations
 
 import io
+import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import requests
+from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 
 from ..providers.answers import GONE, retry_after
 from ..providers.contract import Answer, BadAnswer, Call, Picture, Provider, RequestRefused, Unavailable
-from . import environment, picture_files
+from . import answer_files, environment, picture_files
+from .answer_files import LongAnswer
+from .deadlines import Deadline
+
+logger = logging.getLogger("flux_krea")
 
 PIECE = 64 * 2**10
 REDIRECTS = 3  # of a picture; an API call follows none
 WORTH_REPEATING = (429, 502, 503, 504)
 HOST = re.compile(r"[a-z0-9.:_-]+")
+TOO_SLOW = "it answers too slowly"
 USER_AGENT = "flux-krea (ComfyUI custom node)"
 
 
@@ -39,7 +47,7 @@ class Patience:
     fault: float = 30.0  # a call that keeps failing on the way
     rate: float = 60.0  # a provider that keeps answering 429
     gone: float = 6.0  # a picture that its address does not have
-    whole_answer: float = 600.0  # one answer from first to last byte, however slowly it trickles
+    whole_answer: float = 600.0  # one exchange, from the connection to the last byte, however slowly it trickles
     whole_picture: float = 300.0
     silence: float = 600.0  # without a byte, in any call
     between_polls: float = 60.0  # also where the provider asks for more
@@ -103,7 +111,8 @@ class _Body(io.BytesIO):
 
 
 class Client:
-    """`without_keys` takes the keys out of every answer, before anybody reads it."""
+    """`without_keys` takes the keys out of every answer, before anybody reads it. `folder` is where long answers that are
+    paid lie until `drop_answer`."""
 
     def __init__(
         self,
@@ -111,13 +120,18 @@ class Client:
         provider: Provider,
         key: str | None,
         patience: Patience | None = None,
-        without_keys: Callable[[bytes], bytes] = lambda content: content,
+        without_keys: answer_files.Hide = lambda content: content,
+        folder: Path | None = None,
     ):
+        self._id = provider_id
         self._provider = provider
         self._key = key
         self._base = environment.base_url(provider_id)
         self._patience = patience or Patience()
         self._without_keys = without_keys
+        self._folder = folder
+        self._long_answer: Path | None = None
+        self._deadline = Deadline()
         self._session: requests.Session | None = None
 
     def ask(self, call: Call, stop: threading.Event | None = None, repeat_statuses: bool = True) -> Answer:
@@ -192,32 +206,61 @@ class Client:
                 raise fault
             time.sleep(pause)
 
+    def drop_answer(self) -> None:
+        """What was paid for is out of the long answer, and on the disk by itself."""
+        answer_files.remove(self._long_answer)
+        self._long_answer = None
+
     def close(self) -> None:
         if self._session:
             self._session.close()
             self._session = None
+        self._deadline.close()
+        if self._long_answer:
+            logger.warning(
+                "API Krea: an answer of %s that is paid was not used; %s has it", self._id, self._long_answer
+            )
+            self._long_answer = None
 
     def _once(self, call: Call) -> Answer:
         url, with_key = self._route(call.url, call.authorize)
-        deadline = time.monotonic() + self._patience.whole_answer
-        with self._open(call, url, with_key) as response:
+        with self._deadline.within(self._patience.whole_answer), self._open(call, url, with_key) as response:
             if call.paid and response.is_redirect:
                 raise BadAnswer(
                     f"{self._provider.label} answered with a redirect ({response.status_code}), which is not followed. "
                     "Look at your account there.",
                     paid=None,
                 )
-            body = bytearray()
-            for piece in _pieces(response, deadline):
-                body += piece
-                if len(body) > call.max_answer:
+            return self._answer(call, response)
+
+    def _answer(self, call: Call, response: requests.Response) -> Answer:
+        """What came. A long answer that was paid is never thrown away: where it cannot be read, the error names its file."""
+        is_worth_keeping = call.paid and response.ok and call.max_answer > answer_files.IN_MEMORY
+        incoming = answer_files.Incoming(self._folder if is_worth_keeping else None, self._id)
+        try:
+            for piece in self._pieces(response):
+                incoming.add(piece)
+                if incoming.size > call.max_answer:
                     raise NoAnswer(f"its answer is larger than {call.max_answer >> 20} MB", was_sent=True)
-            headers = {name.lower(): value for name, value in response.headers.items()}
-            return Answer(response.status_code, headers, self._without_keys(bytes(body)))
+            answer = incoming.end(response.status_code, self._headers_of(response), self._without_keys)
+            if is_worth_keeping and answer.json() is None:
+                raise NoAnswer("its answer is not JSON", was_sent=True)
+        except NoAnswer as failure:
+            kept = incoming.keep(self._without_keys)
+            raise NoAnswer(f"{failure}; what came of it is kept as {kept}" if kept else str(failure), True) from None
+        if isinstance(answer, LongAnswer):
+            self._long_answer = answer.path
+        return answer
+
+    def _headers_of(self, response: requests.Response) -> dict[str, str]:
+        hidden = self._without_keys
+        return {
+            name.lower(): bytes(hidden(value.encode("utf-8", "replace"))).decode("utf-8", "replace")
+            for name, value in response.headers.items()
+        }
 
     def _download_once(self, url: str, folder: Path, stem: str, most_pixels: int) -> Picture:
-        deadline = time.monotonic() + self._patience.whole_picture
-        with self._open_picture(url) as response:
+        with self._deadline.within(self._patience.whole_picture), self._open_picture(url) as response:
             status = response.status_code
             if status != 200:
                 passing = status in (408, 425, 429) or status >= 500
@@ -225,12 +268,30 @@ class Client:
                 raise kind(
                     f"The picture's address at {urlsplit(url).hostname} answered {status}.",
                     paid=True,
-                    retry_after=retry_after(Answer(status, {k.lower(): v for k, v in response.headers.items()})),
+                    retry_after=retry_after(Answer(status, self._headers_of(response))),
                 )
             length = response.headers.get("Content-Length", "")
             is_number = re.fullmatch("[0-9]{1,18}", length) and not response.headers.get("Content-Encoding")
             expected = int(length) if is_number else None
-            return picture_files.store(_pieces(response, deadline), folder, stem, expected, most_pixels)
+            return picture_files.store(self._pieces(response), folder, stem, expected, most_pixels)
+
+    def _pieces(self, response: requests.Response) -> Iterator[bytes]:
+        """The body as it arrives. The end of a body that the deadline cut off looks like any other."""
+        raw = response.raw
+        read = getattr(raw, "read1", None)  # urllib3 1 has none; few bytes at a time come close
+        while True:
+            try:
+                piece = read(PIECE, decode_content=True) if read else raw.read(2**10, decode_content=True)
+            except (HTTPError, OSError) as error:
+                raise NoAnswer(self._reason(error), was_sent=True) from None
+            if self._deadline.has_passed:
+                raise NoAnswer(TOO_SLOW, was_sent=True)
+            if not piece:
+                return
+            yield piece
+
+    def _reason(self, error: Exception) -> str:
+        return TOO_SLOW if self._deadline.has_passed else _reason(error)
 
     def _open_picture(self, url: str) -> requests.Response:
         """Without the key; some providers want it on their own hosts, and get it when they say so."""
@@ -242,7 +303,7 @@ class Client:
         for _ in range(REDIRECTS):
             if not response.is_redirect:
                 return response
-            url = urljoin(response.url, response.headers["Location"])
+            url = _redirected(response)
             response.close()
             response = self._open(Call("GET", url, timeout=30.0), self._route(url, authorize=False)[0], with_key=False)
         if response.is_redirect:
@@ -252,15 +313,16 @@ class Client:
 
     def _open(self, call: Call, url: str, with_key: bool) -> requests.Response:
         """The answer's head."""
-        session = self._session = self._session or _session()
+        session = self._session = self._session or _session(self._deadline)
         prepared, body = self._prepared(session, call, url, with_key)
-        settings = session.merge_environment_settings(prepared.url, {}, True, None, None)
+        settings: Any = session.merge_environment_settings(prepared.url, {}, True, None, None)
         silence = min(self._patience.silence, call.timeout)
         timeout = (min(self._patience.connect, silence), silence)
         try:
-            return session.send(prepared, allow_redirects=False, timeout=timeout, **settings)
+            # Not the session's own `send`: it reads where a redirect leads, and raises anything over what stands there.
+            return session.get_adapter(prepared.url or "").send(prepared, timeout=timeout, **settings)
         except (requests.RequestException, HTTPError, OSError) as error:
-            raise NoAnswer(_reason(error), was_sent=body.was_read if body is not None else call.paid) from None
+            raise NoAnswer(self._reason(error), was_sent=body.was_read if body is not None else call.paid) from None
 
     def _prepared(
         self, session: requests.Session, call: Call, url: str, with_key: bool
@@ -319,35 +381,73 @@ def _wait(seconds: float, stop: threading.Event | None) -> None:
         raise Stopped
 
 
-def _session() -> requests.Session:
+def _session(deadline: Deadline) -> requests.Session:
     session = requests.Session()
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, _Adapter(deadline))
     session.auth = lambda request: request  # else requests looks for a password in ~/.netrc
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     session.headers.update({"User-Agent": USER_AGENT, "Accept-Encoding": "identity"})
     return session
 
 
-def _pieces(response: requests.Response, deadline: float) -> Iterator[bytes]:
-    """The body as it arrives, and not later: a body that trickles must meet its deadline."""
-    raw = response.raw
-    read = getattr(raw, "read1", None)  # urllib3 1 has none; few bytes at a time come close
-    while True:
-        try:
-            piece = read(PIECE, decode_content=True) if read else raw.read(2**10, decode_content=True)
-        except (HTTPError, OSError) as error:
-            raise NoAnswer(_reason(error), was_sent=True) from None
-        if not piece:
-            return
-        if time.monotonic() > deadline:
-            raise NoAnswer("it sends too slowly", was_sent=True)
-        yield piece
+class _Adapter(HTTPAdapter):
+    """Its connections, to a proxy too, are watched by the deadline from their first moment."""
+
+    def __init__(self, deadline: Deadline):
+        self._deadline = deadline
+        super().__init__()
+
+    def init_poolmanager(self, *arguments: Any, **values: Any) -> None:
+        super().init_poolmanager(*arguments, **values)
+        self._watch(self.poolmanager)
+
+    def proxy_manager_for(self, proxy: str, **values: Any) -> Any:
+        is_new = proxy not in self.proxy_manager
+        manager = super().proxy_manager_for(proxy, **values)
+        if is_new:
+            self._watch(manager)
+        return manager
+
+    def _watch(self, manager: Any) -> None:
+        pools = manager.pool_classes_by_scheme
+        manager.pool_classes_by_scheme = {scheme: _watched(pool, self._deadline) for scheme, pool in pools.items()}
+
+
+def _watched(pool: Any, deadline: Deadline) -> type:
+    class Options(list[Any]):
+        """A connection's options, which are read again for each address of its host: none is tried after the deadline."""
+
+        def __iter__(self) -> Iterator[Any]:
+            if deadline.has_passed:
+                raise TimeoutError("timed out")
+            return super().__iter__()
+
+    class Connection(pool.ConnectionCls):
+        socket_options: Any
+
+        def _new_conn(self) -> Any:
+            self.socket_options = Options(self.socket_options or ())
+            line = super()._new_conn()
+            deadline.watch(self, line)
+            return line
+
+    return type(pool.__name__, (pool,), {"ConnectionCls": Connection})
+
+
+def _redirected(response: requests.Response) -> str:
+    """Where a redirect leads, "" where nobody can tell."""
+    try:
+        return urljoin(response.url, response.headers["Location"])
+    except ValueError:
+        return ""
 
 
 def _host(url: str) -> str:
-    """The host as every library reads it, "" when they could differ."""
+    """The host as every library reads it, "" when they could differ or the port is none."""
     try:
         parts = urlsplit(url)
-        host = parts.hostname or ""
+        host = parts.hostname or "" if parts.port is None or parts.port else ""
     except ValueError:
         return ""
     return host if HOST.fullmatch(host) and parts.username is None and "\\" not in url else ""

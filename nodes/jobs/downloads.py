@@ -5,10 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from pathlib import Path
 
-from ..providers.contract import IMAGE_TO_IMAGE, Delivery, Picture
+from ..providers.contract import IMAGE_TO_IMAGE, BadAnswer, Delivery, Picture
 from . import picture_files
 from .client import Client, Gone
 from .job_record import JobRecord
@@ -32,14 +31,22 @@ def on_disk(record: JobRecord, folder: Path) -> tuple[Picture, ...] | None:
 
 
 def store_texts(urls: Sequence[str], record: JobRecord, folder: Path, client: Client) -> tuple[str, ...]:
-    """Pictures that came as text go to disk before anything else: their only copy is in memory."""
+    """Pictures that came as text go to disk before anything else: their only copy is in memory.
+
+    What is too large or damaged is kept too; `fetch` refuses it, with the name of its file.
+    """
     kept = []
     for index, url in enumerate(urls):
         if url.startswith("data:"):
-            with suppress(picture_files.TooLarge):  # it is kept; `fetch` refuses it, naming the file
+            try:
                 client.download(url, folder, _stem(record, index), most_pixels(record))
+            except picture_files.TooLarge:
+                pass
+            except BadAnswer as fault:
+                picture_files.keep_unreadable(url, folder, _stem(record, index), str(fault))
             url = ON_DISK
         kept.append(url)
+    client.drop_answer()
     return tuple(kept)
 
 

@@ -5,16 +5,15 @@ Only the client is handed a key. The page learns where a key comes from, never t
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 import threading
 from collections.abc import Iterator, Mapping
-from functools import cache
+from mmap import mmap
 from pathlib import Path
 
 from ..providers.contract import KeyRefused, Provider
-from . import environment
+from . import environment, key_patterns
 from .limits import write_private_json
 
 FROM_ENVIRONMENT, FROM_FILE, MISSING = "environment", "file", "missing"
@@ -62,16 +61,18 @@ class Keys:
         with self._lock:
             write_private_json(self._path, {name: key for name, key in self._stored().items() if name != provider_id})
 
-    def without_keys(self, content: bytes) -> bytes:
+    def without_keys(self, content: bytes | mmap) -> bytes | mmap:
         """An answer without any key that is known here, whichever provider it belongs to: also where it is split by
-        white space, or written in base64. Done before anything is cut out of the answer."""
-        for key in self._known():
-            content = _pattern_of(key).sub(HIDDEN.encode(), content)
-        return content
+        white space, escaped, or written in hex or base64. Done before anything is cut out of the answer.
+
+        The inside of a long run of base64 is left alone: it is a picture, of which no byte may change and which is shown
+        to nobody. The very object is returned where nothing was found.
+        """
+        return key_patterns.hidden(content, tuple(self._known()), HIDDEN.encode())
 
     def redacted(self, text: str) -> str:
         """A text fit to be shown: no known key, nothing that looks like one, and short."""
-        text = MARKS.sub(HIDDEN, self.without_keys(text.encode("utf-8", "replace")).decode("utf-8", "replace"))
+        text = MARKS.sub(HIDDEN, bytes(self.without_keys(text.encode("utf-8", "replace"))).decode("utf-8", "replace"))
         return text if len(text) <= LONGEST_MESSAGE else text[: LONGEST_MESSAGE - 1] + "…"
 
     def _known(self) -> Iterator[str]:
@@ -91,20 +92,6 @@ class Keys:
         if not isinstance(stored, dict):
             return {}
         return {name: key for name, key in stored.items() if isinstance(key, str) and key}
-
-
-@cache
-def _pattern_of(key: str) -> re.Pattern[bytes]:
-    """The key as it is or in base64 at any of its three offsets, with white space or JSON's escapes anywhere inside."""
-    plain = key.encode()
-    forms = [plain]
-    for offset, unsure in ((0, 0), (1, 2), (2, 3)):  # characters in front that the bytes before it decide, too
-        encoded = base64.b64encode(b"\0" * offset + plain).rstrip(b"=")
-        forms.append(encoded[unsure:] if (offset + len(plain)) % 3 == 0 else encoded[unsure:-1])
-    gap = rb"(?:\s|\\[nrt]?)*"
-    return re.compile(
-        b"|".join(gap.join(re.escape(bytes([sign])) for sign in form) for form in forms if len(form) >= 4)
-    )
 
 
 def _clean(key: str) -> str:

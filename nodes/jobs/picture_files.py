@@ -19,6 +19,7 @@ MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 64 * 2**20
 MAX_SIDE = 16384  # pixels
 REFUSED = "-refused"  # behind the name of a picture that is too large
+UNREADABLE = "-unreadable.txt"  # behind the name of a picture that came as text and is none
 HEAD = 32  # bytes that tell the format
 
 
@@ -90,13 +91,33 @@ def stored(folder: Path, stem: str) -> Picture | None:
     return None
 
 
+def keep_unreadable(text: str, folder: Path, stem: str, fault: str) -> None:
+    """Writes down what came where a picture as text was due, and what is wrong with it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / f".{stem}.{uuid.uuid4().hex[:8]}.part"
+    try:
+        unfinished.write_text(f"{fault}\n{text}", "utf-8", "replace")
+        os.replace(unfinished, folder / f"{stem}{UNREADABLE}")
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
 def refuse_again(folder: Path, stem: str, most_pixels: int) -> None:
-    """Raises TooLarge where a picture of that name was kept and refused."""
+    """Raises BadAnswer where what came for that picture was kept and refused."""
     for path in folder.glob(f"{stem}{REFUSED}.*"):
         try:
             _measured(path, path.suffix[1:], most_pixels)
         except TooLarge as fault:
             raise fault.kept_as(path) from None
+    unreadable = folder / f"{stem}{UNREADABLE}"
+    if unreadable.exists():
+        with open(unreadable, encoding="utf-8") as file:
+            fault_said = file.readline(1000).strip()
+        raise BadAnswer(
+            f"{fault_said} What came is kept as {unreadable}; no run can collect it. To order it again, and pay again, "
+            "change the seed or switch reuse off.",
+            paid=True,
+        )
 
 
 def data_url_bytes(url: str) -> bytes:

@@ -22,4 +22,6 @@ class Services:
 
     def client(self, provider_id: str, provider: Provider) -> Client:
         """A client of its own for one job and one thread."""
-        return Client(provider_id, provider, self.keys.get(provider_id), self.patience, self.keys.without_keys)
+        return Client(
+            provider_id, provider, self.keys.get(provider_id), self.patience, self.keys.without_keys, self.pictures
+        )
