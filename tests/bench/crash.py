@@ -1,6 +1,8 @@
 """kill -9 at random instants with a job at every provider under way; then the same again, to its end.
 
-Most kills hit a process that runs the pack's library alone, every tenth a whole ComfyUI.
+Most kills hit a process that runs the pack's library alone, every tenth a whole ComfyUI. After that the long form of
+tests/unit/test_paid_path.py: random interleavings of everything that can happen to a paid call, several processes.
+`python dev.py bench crash KILLS EXAMPLES`.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from comfyui import ROOT, ComfyUI, ComfyUIError
 from standins import start_all
 
 KILLS = 50
+EXAMPLES = 100  # of STEPS steps each
+STEPS = 40
 LIFE = 1.6  # seconds of the longest run, and the latest instant of a kill
 PAGE = ROOT / "docs" / "api_crash.md"
 PACE = {"queue_seconds": 0.25, "job_seconds": 0.35, "download_seconds": 0.3, "delays": {"submit": 0.15}}
@@ -29,6 +33,14 @@ PACE = {"queue_seconds": 0.25, "job_seconds": 0.35, "download_seconds": 0.3, "de
 
 def run(arguments):
     kills = int(arguments[0]) if arguments else KILLS
+    examples = int(arguments[1]) if arguments[1:] else EXAMPLES
+    if kills:
+        yield killed(kills)
+    if examples:
+        yield interleaved(examples)
+
+
+def killed(kills: int) -> dict:
     with start_all(**PACE) as standins, tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, **standins.env, "FLUX_KREA_PATIENCE_SECONDS": "20"}
         whole = max(1, kills // 10)
@@ -42,7 +54,28 @@ def run(arguments):
     most = max(each["paid"] for each in found)
     lost = sum(each["paid"] and each["ended"] == "lost" for each in found)
     unit = f"jobs paid for one request, at most; {len(found)} requests, {lost} paid pictures lost"
-    yield {"bench": "crash", "ours": most, "reference": 1, "ratio": most, "unit": unit, "n": kills, "device": "cpu"}
+    return {"bench": "crash", "ours": most, "reference": 1, "ratio": most, "unit": unit, "n": kills, "device": "cpu"}
+
+
+def interleaved(examples: int) -> dict:
+    """Fails with the story of what was done where a promise was broken."""
+    sys.path.append(str(ROOT / "tests" / "unit"))
+    import conftest  # noqa: F401  loads the pack
+    from hypothesis import settings
+    from hypothesis.stateful import run_state_machine_as_test
+    from paid_path import UNHURRIED, PaidPath
+
+    try:
+        run_state_machine_as_test(
+            PaidPath, settings=settings(UNHURRIED, max_examples=examples, stateful_step_count=STEPS)
+        )
+    finally:
+        PaidPath.forks.close()
+    unit = (
+        f"promises broken in {PaidPath.steps} random steps; {PaidPath.examples} stories, {PaidPath.jobs_paid} jobs paid"
+    )
+    n = PaidPath.steps
+    return {"bench": "crash", "ours": 0, "reference": 0, "ratio": 1, "unit": unit, "n": n, "device": "cpu"}
 
 
 def killed_library(folder: Path, prompt: str, environment, standins) -> list[dict]:

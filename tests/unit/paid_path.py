@@ -26,6 +26,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import fake_provider
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -39,6 +40,10 @@ PROVIDERS = {"fake": 1000, "forgetful": 2000, "blocking": 3000, "textual": 4000}
 LISTED = ("fake",)  # its list of jobs can be looked in
 LOSES_ANSWER = ("reset_after", "malformed")
 CAN_FILL_DISK = os.name != "nt"
+
+UNHURRIED = settings(
+    database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck), print_blob=False
+)
 
 providers = st.sampled_from(list(PROVIDERS))
 numbers = st.integers(0, 2)
