@@ -423,7 +423,7 @@ def _watched(pool: Any, deadline: Deadline) -> type:
                 raise TimeoutError("timed out")
             return super().__iter__()
 
-    class Connection(pool.ConnectionCls):
+    class Connection(pool.ConnectionCls):  # type: ignore[misc]  # whichever class the scheme has
         socket_options: Any
 
         def _new_conn(self) -> Any:
