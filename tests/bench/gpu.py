@@ -1,12 +1,12 @@
 """Everything that only a GPU can show, with a full-size FLUX.1 of random weights made on the device: needs no download.
 
-    python dev.py bench gpu [--minutes 8] [--smallest]
+    python dev.py bench gpu [--minutes 8] [--smallest] [--only PART ...]
 
 Seconds a step and peak memory beside core's own graph (FluxGuidance + KSampler) for bf16, fp8 and scaled fp8, 1024² and
 2048², 28 steps; each acceleration level and what a skipped step costs; Krea Redux at strength 0.5 beside core's N×N mask,
 under every attention that is installed; the detector; the loader. It compares as it goes: `error` is the largest difference
 to core's latent. The JSON lines go to the output, one table to the error stream. On a CPU only the smallest form runs (one
-block of each kind, 64 px, two steps): it shows that this script works, and nothing about speed. Random weights say nothing
+block, 64 px, a step or six): it shows that this script works, and nothing about speed. Random weights say nothing
 about pictures either.
 """
 
@@ -60,16 +60,18 @@ def run(arguments: Iterable[str] = ()) -> Iterator[dict]:
     parser = argparse.ArgumentParser("bench gpu")
     parser.add_argument("--minutes", type=float, default=8.0, help="nothing is begun after this")
     parser.add_argument("--smallest", action="store_true", help="as on a CPU")
+    parts = {part.__name__: part for part in (plain_steps, accelerated_steps, redux_steps, detector_batch, loading)}
+    parser.add_argument("--only", nargs="+", choices=parts, default=list(parts), help="some of its parts")
     options = parser.parse_args(list(arguments))
     form = FULL if torch.cuda.is_available() and not options.smallest else SMALLEST
     deadline = time.monotonic() + 60 * options.minutes
     rows = []
-    for part in (plain_steps, accelerated_steps, redux_steps, detector_batch, loading):
-        for row in part(form):
+    for name in options.only:
+        for row in parts[name](form):
             rows.append({**row, "n": 1, "device": _engine.DEVICE})
             yield rows[-1]
             if time.monotonic() > deadline:
-                print(f"stopped after {options.minutes:g} minutes, in {part.__name__}", file=sys.stderr)
+                print(f"stopped after {options.minutes:g} minutes, in {name}", file=sys.stderr)
                 return table(rows)
     return table(rows)
 
