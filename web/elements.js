@@ -36,12 +36,12 @@ const STYLE = `
 .flux-krea-card .head { flex-wrap: wrap; align-items: baseline; gap: 0 8px; }
 .flux-krea-card .head strong { font-size: 20px; line-height: 1.2; font-weight: 650; font-variant-numeric: tabular-nums; }
 .flux-krea-card .mark { flex: none; font-size: 10px; line-height: 1.75; }
-.flux-krea-card .good .mark { color: #30a46c; }
+.flux-krea-card .mark { color: color-mix(in srgb, var(--tone) 35%, currentColor); }
+.flux-krea-card .good { --tone: #30a46c; }
 .flux-krea-card :is(.warning, .bad) { padding: 4px 8px; border-radius: 6px; border-inline-start: 3px solid var(--tone);
   background: color-mix(in srgb, var(--tone) 16%, transparent); }
 .flux-krea-card .warning { --tone: #f5a623; }
 .flux-krea-card .bad { --tone: #e5484d; }
-.flux-krea-card :is(.warning, .bad) .mark { color: var(--tone); }
 .flux-krea-card .row { display: flex; flex-wrap: wrap; gap: 6px; }
 .flux-krea-card button { flex: 1 1 auto; }
 .flux-krea-card .bar { display: grid; gap: 4px; }

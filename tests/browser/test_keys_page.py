@@ -96,3 +96,22 @@ def test_a_missing_key_is_set_from_the_node_itself(page, standins, renderer):
     dialog.get_by_text("Removed.").wait_for()
     page.keyboard.press("Escape")
     dialog.wait_for(state="detached")
+
+
+def test_seven_clicks_lead_from_the_installed_pack_to_the_first_picture(comfyui, page, standins):
+    standins["fal"].set(job_seconds=0.2, queue_seconds=0)
+    page.get_by_role("button", name="Templates").first.click()
+    page.get_by_role("dialog").get_by_text("flux-krea", exact=True).first.click()
+    page.locator("[data-testid=template-workflow-api_text_to_image]").click()
+    page.get_by_role("button", name="Set the key…").click()
+    window = page.get_by_role("dialog", name="API keys")
+    window.get_by_label("fal key").click()
+    page.keyboard.type(standins["fal"].key)
+    page.keyboard.press("Enter")
+    window.get_by_text("Saved.").wait_for()
+    window.get_by_role("button", name="Done").click()
+    page.get_by_role("button", name="Run", exact=True).first.click()
+    try:
+        wait_for_text(page, "billed by fal")
+    finally:
+        comfyui.post("/flux_krea/keys/remove", {"provider": "fal"}).raise_for_status()

@@ -99,7 +99,7 @@ def test_the_first_picture_from_a_provider(page, standins, renderer):
     set_value(page, "control_after_generate", "fixed")
     assert page.evaluate(RUN) == "execution_success: "
     wait_for_text(page, "billed by fal")
-    page.wait_for_function("() => app.graph.nodes.find((node) => node.comfyClass == 'SaveImage').imgs?.length")
+    page.wait_for_function("() => Object.values(app.nodeOutputs).some((output) => output.images?.length)")
     page.wait_for_timeout(1000)
     page.screenshot(path=screen(f"first-picture-{renderer}.png"))
     if renderer == "vue":

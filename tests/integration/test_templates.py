@@ -12,7 +12,8 @@ import tiny_detector
 from comfyui import ROOT
 from page_driver import node as page_node
 
-TEMPLATES = sorted((ROOT / "workflows").glob("*.json"))
+ALL = sorted((ROOT / "workflows").glob("*.json"))
+TEMPLATES = [path for path in ALL if not path.stem.startswith("app_")]  # an app is the graph of another template
 BLUEPRINTS = sorted((ROOT / "subgraphs").glob("*.json"))
 MADE_FROM = {"Krea Text to Image": "text_to_image", "Krea Reference to Image (Redux)": "redux"}
 SMALL = {
