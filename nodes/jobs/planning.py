@@ -106,8 +106,10 @@ def total(estimates: Iterable[Estimate]) -> Estimate:
 
 
 def described(request: GenerationRequest) -> dict[str, Any]:
-    """All but the image."""
-    return {**asdict(replace(request, image=None, extra={})), "extra": dict(request.extra)}
+    """All but the image. What was scaled down to be sent is no part of what is asked."""
+    values = {**asdict(replace(request, image=None, extra={})), "extra": dict(request.extra)}
+    del values["image_was"]
+    return values
 
 
 def payload_hash(provider_id: str, plan: Plan) -> str:

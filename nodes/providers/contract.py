@@ -41,6 +41,7 @@ class GenerationRequest:
     output_format: str = "png"
     quality: int = 95
     extra: Mapping[str, Any] = field(default_factory=dict)
+    image_was: tuple[int, int] | None = None  # (width, height) of an image that was scaled down to be sent
 
 
 @dataclass(frozen=True)

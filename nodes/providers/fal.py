@@ -46,6 +46,7 @@ from .contract import (
     Search,
     Submission,
     Unavailable,
+    money,
 )
 from .payload import ACCELERATIONS, MEGAPIXEL, PayloadBuilder, Size, png_size, seed32, snap
 from .polling import NewLines, poll
@@ -133,7 +134,7 @@ def plan(request: GenerationRequest) -> Plan:
 
 
 def estimate(request: GenerationRequest) -> Estimate:
-    price = f"${USD_PER_MEGAPIXEL} a megapixel, rounded up"
+    price = f"{money(USD_PER_MEGAPIXEL)} a megapixel, rounded up"
     if request.mode != IMAGE_TO_IMAGE:
         width, height = _delivered_size(request)
     elif request.image:
@@ -144,7 +145,7 @@ def estimate(request: GenerationRequest) -> Estimate:
         request.images * USD_PER_MEGAPIXEL * math.ceil(width * height / unit) for unit in (MEGAPIXEL, 1_000_000)
     )
     # fal does not say whether its megapixel is 1024² or 10⁶ pixels; its own example prices fit 1024².
-    doubt = f"; ${dear:g} if fal counts a megapixel as 1,000,000" if dear > usd else ""
+    doubt = f"; {money(dear)} if fal counts a megapixel as 1,000,000" if dear > usd else ""
     return Estimate(usd, price + doubt)
 
 
