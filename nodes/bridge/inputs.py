@@ -48,6 +48,8 @@ RANGES: dict[str, tuple[float, float]] = {  # of the widgets, and of what is wir
     "quality": (0, 100),
 }
 DEEPEST_EXTRA = 32  # levels of lists and objects
+LONGEST_EXTRA = 100_000  # characters
+LONGEST_NUMBER = 40  # digits
 
 
 def generation_inputs() -> list[io.Input]:
@@ -219,6 +221,7 @@ def request_of(
         extra=extra_fields(extra),
         mask=None if mask is None else tensors.mask_to_png(mask, image),
         loras=loras_of(loras),
+        image_was=None if image is None else tensors.size_before_scaling(image),
     )
 
 
@@ -253,17 +256,48 @@ def check_range(name: str, value: object, whole: bool = False) -> None:
 
 
 def extra_fields(text: str) -> dict[str, Any]:
+    """The JSON object that `extra` is, without anything that providers and hashes could trip over."""
+    if not isinstance(text, str):
+        raise RequestRefused(f"extra is {text!r:.80}, not a text. Nothing was paid.")
     if not text.strip():
         return {}
+    if len(text) > LONGEST_EXTRA:
+        raise RequestRefused(
+            f"extra has {len(text)} characters; more than {LONGEST_EXTRA} are not sent. Nothing was paid."
+        )
     try:
-        fields = json.loads(text)
+        fields = json.loads(text, parse_int=whole_number, parse_constant=no_number)
     except ValueError as problem:
         raise RequestRefused(f"extra is not JSON ({problem}): {text[:80]!r}. Nothing was paid.") from None
     except RecursionError:
-        fields = None
+        raise too_deep(text) from None
     if not isinstance(fields, dict):
-        raise RequestRefused(f'extra must be a JSON object such as {{"go_fast": false}}, got {text[:80]!r}.')
+        raise RequestRefused(
+            f'extra must be a JSON object such as {{"go_fast": false}}, got {text[:80]!r}. Nothing was paid.'
+        )
+    level: list[Any] = [fields]
+    for _ in range(DEEPEST_EXTRA):
+        level = [inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer)]
+        level = [inner for inner in level if isinstance(inner, (dict, list))]
+    if level:
+        raise too_deep(text)
     return fields
+
+
+def too_deep(text: str) -> RequestRefused:
+    return RequestRefused(
+        f"extra has lists or objects inside each other more than {DEEPEST_EXTRA} deep: {text[:80]!r}. Nothing was paid."
+    )
+
+
+def whole_number(digits: str) -> int:
+    if len(digits) > LONGEST_NUMBER:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+def no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number")
 
 
 def limit_of(max_cost_usd: float) -> float | None:

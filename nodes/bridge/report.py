@@ -25,8 +25,8 @@ def report_of(result: GenerationResult, flags: list[bool | None]) -> str:
             "has_nsfw_concepts": flags,
             "pictures": [{"width": picture.width, "height": picture.height} for picture in result.pictures],
             "withheld_by_provider": result.withheld,
-            "billed_usd": result.cost_usd,
-            "estimated_usd": result.estimate.usd,
+            "billed_usd": rounded(result.cost_usd),
+            "estimated_usd": rounded(result.estimate.usd),
             "already_paid_pictures": result.reused,
             "changes": [change.as_dict() for change in result.changes],
             "notes": [*result.notes, *black_notes(flags, result)],
@@ -36,6 +36,11 @@ def report_of(result: GenerationResult, flags: list[bool | None]) -> str:
         indent=2,
         ensure_ascii=False,
     )
+
+
+def rounded(usd: float | None) -> float | None:
+    """Without the dust of adding floats: 0.075, not 0.07500000000000001."""
+    return None if usd is None else round(usd, 6)
 
 
 def black_notes(flags: list[bool | None], result: GenerationResult) -> list[str]:

@@ -15,7 +15,7 @@ from ..jobs.ticket import Choice, Ticket
 from ..providers import providers
 from ..providers.contract import AUTO, GenerationRequest, ProviderError
 from ..safety import detector, installed_detectors
-from . import execution, inputs, sizes, tensors
+from . import execution, inputs, report, sizes, tensors
 from .access import refuse_foreign_pages, refuse_other_machines
 
 Body = dict[str, Any]
@@ -100,8 +100,8 @@ def priced(name: str, request: GenerationRequest) -> Body:
     plan = provider.plan(replace(request, images=min(request.images, provider.max_images)))
     return {
         "provider": chosen,
-        "usd": known.usd,
-        "counted_usd": jobs.counted(chosen, request),
+        "usd": report.rounded(known.usd),
+        "counted_usd": report.rounded(jobs.counted(chosen, request)),
         "note": known.note,
         "size": plan.size,
         "changes": [change.as_dict() for change in plan.changes],
@@ -155,7 +155,11 @@ def spent() -> Body:
         name: {"usd": jobs.limits.value(name), "source": jobs.limits.source(name), "variable": VARIABLES[name]}
         for name in DEFAULTS
     }
-    return {"spent_24h": jobs.spent_today(), "left_24h": jobs.left_today(), "limits": limits}
+    return {
+        "spent_24h": report.rounded(jobs.spent_today()),
+        "left_24h": report.rounded(jobs.left_today()),
+        "limits": limits,
+    }
 
 
 async def set_limit(body: Body) -> Body:

@@ -44,6 +44,12 @@ def sent_size(width: int, height: int) -> Size:
     return width, height
 
 
+def size_before_scaling(image: torch.Tensor) -> Size | None:
+    """(width, height) of an image that is scaled down to be sent, None for any other."""
+    size = size_of(image)
+    return None if sent_size(*size) == size else size
+
+
 def to_png(image: torch.Tensor) -> bytes:
     """[1,H,W,3 or 4] in 0..1 → PNG in RGB, scaled down to `sent_size`. What is transparent becomes white, as no provider
     keeps it."""

@@ -23,7 +23,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 
-from ..providers.answers import GONE, retry_after
+from ..providers.answers import GONE, asks_to_wait, retry_after
 from ..providers.contract import Answer, BadAnswer, Call, Picture, Provider, RequestRefused, Unavailable
 from . import answer_files, environment, picture_files
 from .answer_files import LongAnswer
@@ -188,6 +188,10 @@ class Client:
                 return picture_files.store([content], folder, stem, most_pixels=most_pixels)
             except picture_files.Incomplete as error:
                 raise BadAnswer(f"The provider's picture is damaged: {error}.", paid=True) from None
+        try:
+            self._route(url, self._is_own(url))
+        except BadAnswer as refusal:
+            raise BadAnswer(f"{refusal} {picture_files.NEVER_COLLECTED}", paid=True) from None
         backoff = Backoff(self._patience)
         while True:
             fault: Unavailable
@@ -265,10 +269,11 @@ class Client:
             if status != 200:
                 passing = status in (408, 425, 429) or status >= 500
                 kind = Gone if status in GONE else Unavailable if passing else BadAnswer
+                wait = retry_after(Answer(status, self._headers_of(response)))
                 raise kind(
-                    f"The picture's address at {urlsplit(url).hostname} answered {status}.",
+                    f"The picture's address at {urlsplit(url).hostname} answered {status}{asks_to_wait(wait)}.",
                     paid=True,
-                    retry_after=retry_after(Answer(status, self._headers_of(response))),
+                    retry_after=wait,
                 )
             length = response.headers.get("Content-Length", "")
             is_number = re.fullmatch("[0-9]{1,18}", length) and not response.headers.get("Content-Encoding")
@@ -361,7 +366,9 @@ class Client:
                 parts = urlsplit(url)
                 return self._base + parts._replace(scheme="", netloc="", fragment="").geturl(), authorize and own
         if not host or urlsplit(url).scheme != "https":
-            raise BadAnswer(f"{self._provider.label} named an address that is not https; it is not called.")
+            raise BadAnswer(
+                f"{self._provider.label} named an address that is not https ({_scheme(url)}); it is not called."
+            )
         if authorize and not own:
             raise BadAnswer(f"{self._provider.label} named {host}, which is not its own host: no key goes there.")
         return url, authorize
@@ -441,6 +448,12 @@ def _redirected(response: requests.Response) -> str:
         return urljoin(response.url, response.headers["Location"])
     except ValueError:
         return ""
+
+
+def _scheme(url: str) -> str:
+    """What an address begins with, for people."""
+    found = re.match(r"[A-Za-z][A-Za-z0-9+.-]{0,20}:", url)
+    return found[0] if found else "without a scheme"
 
 
 def _host(url: str) -> str:

@@ -19,6 +19,7 @@ MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 64 * 2**20
 MAX_SIDE = 16384  # pixels
 REFUSED = "-refused"  # behind the name of a picture that is too large
+NEVER_COLLECTED = "No run can collect it. To order it again, and pay again, change the seed or switch reuse off."
 UNREADABLE = "-unreadable.txt"  # behind the name of a picture that came as text and is none
 HEAD = 32  # bytes that tell the format
 
@@ -114,8 +115,7 @@ def refuse_again(folder: Path, stem: str, most_pixels: int) -> None:
         with open(unreadable, encoding="utf-8") as file:
             fault_said = file.readline(1000).strip()
         raise BadAnswer(
-            f"{fault_said} What came is kept as {unreadable}; no run can collect it. To order it again, and pay again, "
-            "change the seed or switch reuse off.",
+            f"{fault_said} What came is kept as {unreadable}. {NEVER_COLLECTED}",
             paid=True,
         )
 

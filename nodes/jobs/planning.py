@@ -108,9 +108,10 @@ def total(estimates: Iterable[Estimate]) -> Estimate:
 
 
 def described(request: GenerationRequest) -> dict[str, Any]:
-    """All but image and mask. Without LoRAs it is what version 0.1.0 wrote: what that has paid for is found by it."""
+    """All but the pictures, and the size that one had before it was scaled to be sent. Without LoRAs it is what version
+    0.1.0 wrote: what that has paid for is found by it."""
     values = {**asdict(replace(request, image=None, mask=None, extra={})), "extra": dict(request.extra)}
-    del values["mask"]
+    del values["mask"], values["image_was"]
     values["loras"] = [(lora.path, lora.strength) for lora in request.loras]
     if not request.loras:
         del values["loras"]

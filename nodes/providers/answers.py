@@ -29,6 +29,7 @@ _SPEAKING_KEYS = ("detail", "message", "msg", "error", "errors", "error_message"
 _PICTURE_KEYS = ("url", "images", "image", "output", "result", "data")
 _CONTENT = re.compile(r"nsfw|content[ _-]?(policy|moderation)|moderat", re.IGNORECASE)
 _BALANCE = re.compile(r"balance|insufficient|\bcredits?\b|top[ _-]?up|\block(ed)?\b", re.IGNORECASE)
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]{0,20}://|(?:data|file|ftp|blob|javascript):", re.IGNORECASE)
 _SAFE_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 GONE = (401, 403, 404, 410)  # a job that is not known, a picture that is not or no longer there
 
@@ -80,10 +81,11 @@ def own_url(url: Any, hosts: Iterable[str]) -> str | None:
 def picture_urls(value: Any, depth: int = 4) -> tuple[str, ...]:
     """Every picture address in a URL, a list or an object, in order.
 
-    http passes here: the client refuses it, except from the address that replaces the provider's hosts in tests.
+    An address of any kind passes: the client refuses all but https and data:, at once and with a sentence, and http too
+    except from the address that replaces the provider's hosts in tests.
     """
     if isinstance(value, str):
-        return (value,) if value.startswith(("https://", "http://", "data:image/")) else ()
+        return (value,) if _ADDRESS.match(value) else ()
     if depth == 0:
         return ()
     if isinstance(value, list):
@@ -145,11 +147,18 @@ def moment(http_date: str | None) -> float | None:
 
 
 def in_words(seconds: float) -> str:
-    """How long somebody has to wait: "12 s", "5 minutes", "24 hours"."""
-    for unit, name in ((3600.0, "hours"), (60.0, "minutes")):
+    """How long somebody has to wait: "12 s", "5 minutes", "24 hours", "3 days"."""
+    if seconds > 365 * 86400.0:
+        return "more than a year"
+    for unit, name in ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes")):
         if seconds >= 2 * unit:
             return f"{seconds / unit:.0f} {name}"
     return f"{seconds:.0f} s"
+
+
+def asks_to_wait(seconds: float | None) -> str:
+    """For the end of a sentence about a refusal, "" where the provider names no time."""
+    return f", and asks to wait {in_words(seconds)}" if seconds else ""
 
 
 def refusal(answer: Answer, site: Site, paid_call: bool = True) -> ProviderError:

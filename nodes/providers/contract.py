@@ -54,6 +54,7 @@ class GenerationRequest:
     extra: Mapping[str, Any] = field(default_factory=dict)
     mask: bytes | None = None
     loras: tuple[Lora, ...] = ()
+    image_was: tuple[int, int] | None = None  # (width, height) of an image that was scaled down to be sent
 
 
 @dataclass(frozen=True)

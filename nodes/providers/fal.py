@@ -52,6 +52,7 @@ from .contract import (
     Search,
     Submission,
     Unavailable,
+    money,
 )
 from .loras import is_address_or_hugging_face_id, taken_by
 from .payload import ACCELERATIONS, MEGAPIXEL, PayloadBuilder, Size, png_size, seed32, snap
@@ -190,7 +191,7 @@ def _put_speed(payload: PayloadBuilder, with_lora: bool) -> None:
 
 def estimate(request: GenerationRequest) -> Estimate:
     usd_per_megapixel = USD_PER_MEGAPIXEL[_app_of(request)]
-    price = f"${usd_per_megapixel} a megapixel, rounded up"
+    price = f"{money(usd_per_megapixel)} a megapixel, rounded up"
     if request.mode not in (IMAGE_TO_IMAGE, INPAINTING):
         width, height = _delivered_size(request)
     elif request.image:
@@ -201,7 +202,7 @@ def estimate(request: GenerationRequest) -> Estimate:
         request.images * usd_per_megapixel * math.ceil(width * height / unit) for unit in (MEGAPIXEL, 1_000_000)
     )
     # fal does not say whether its megapixel is 1024² or 10⁶ pixels; its own example prices fit 1024².
-    doubt = f"; ${dear:g} if fal counts a megapixel as 1,000,000" if dear > usd else ""
+    doubt = f"; {money(dear)} if fal counts a megapixel as 1,000,000" if dear > usd else ""
     return Estimate(usd, price + doubt)
 
 

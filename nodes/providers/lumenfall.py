@@ -38,6 +38,7 @@ from .contract import (
     Submission,
     Unavailable,
     Upload,
+    money,
 )
 from .payload import ACCELERATIONS, PayloadBuilder, Size, nonzero_seed32, png_size, seed32, snap
 
@@ -183,7 +184,7 @@ def estimate(request: GenerationRequest) -> Estimate:
     else:
         size = png_size(request.image) if request.image else PRESETS["1:1"]
     parts = max(1, math.ceil(math.prod(size) / STANDARD_AREA))
-    note = f"${USD_PER_IMAGE} a picture"
+    note = f"{money(USD_PER_IMAGE)} a picture"
     if parts > 1:
         # One of its routes bills by the megapixel: a budget must assume that one.
         note += " of 1 megapixel; larger ones are counted by the megapixel here, as fal behind it does"

@@ -141,6 +141,10 @@ class PayloadBuilder:
         }
         self._unpriced: list[str] = []
         self._check_inputs(max_images)
+        if request.image and request.image_was:
+            width, height = png_size(request.image)
+            asked = "{}×{}".format(*request.image_was)
+            self.record_change("image", asked, f"{width}×{height}", "an input image is sent with at most 4 megapixels")
 
     def _check_inputs(self, max_images: int) -> None:
         request = self.request

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from .answers import GONE, Site, error_text, first_text, retry_after
+from .answers import GONE, Site, asks_to_wait, error_text, first_text, retry_after
 from .contract import (
     Answer,
     BadAnswer,
@@ -88,5 +88,6 @@ def _useless(answer: Answer, site: Site, paid: bool) -> ProviderError:
     if status in (404, 410):
         return UnknownOutcome(f"{said}. It no longer knows the job: look at {site.billing}.", paid=paid)
     if status == 429:
-        return RateLimited(f"{said}. {next_step}", paid=paid, retry_after=retry_after(answer))
+        wait = retry_after(answer)
+        return RateLimited(f"{said}{asks_to_wait(wait)}. {next_step}", paid=paid, retry_after=wait)
     return Unavailable(f"{said}. {next_step}", paid=paid)

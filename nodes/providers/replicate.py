@@ -37,6 +37,7 @@ from .contract import (
     Search,
     Submission,
     Upload,
+    money,
 )
 from .payload import (
     ACCELERATIONS,
@@ -143,7 +144,7 @@ def plan(request: GenerationRequest) -> Plan:
 
 
 def estimate(request: GenerationRequest) -> Estimate:
-    return Estimate(request.images * USD_PER_IMAGE, f"${USD_PER_IMAGE} a picture, whatever its size")
+    return Estimate(request.images * USD_PER_IMAGE, f"{money(USD_PER_IMAGE)} a picture, whatever its size")
 
 
 def follow(job: Job, request: GenerationRequest) -> Following:

@@ -88,7 +88,9 @@ def reduced(graph: dict) -> dict:
     merges = any(node["class_type"] == "ModelMergeSimple" for node in graph.values())
     for node in graph.values():
         node["inputs"].update(SMALL.get(node["class_type"], {}))
-        if merges and node["class_type"] == "FluxKreaLoader":  # a CPU needs a minute to round a merge to scaled fp8 again
+        if (
+            merges and node["class_type"] == "FluxKreaLoader"
+        ):  # a CPU needs a minute to round a merge to scaled fp8 again
             node["inputs"]["unet_name"] = "flux1-krea-dev.safetensors"
     return graph
 

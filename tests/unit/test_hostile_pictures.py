@@ -11,8 +11,10 @@ from fake_provider import asked, png
 from flux_krea.nodes.jobs import downloads, picture_files
 from flux_krea.nodes.jobs.job_record import JobRecord
 from flux_krea.nodes.jobs.picture_files import MAX_PIXELS, MAX_SIDE, TooLarge
+from flux_krea.nodes.providers import core_today, fal, lumenfall, one_min, replicate
 from flux_krea.nodes.providers.contract import BadAnswer
 from PIL import Image, features
+from scripted_answers import TEXT, play, reply
 
 
 def claiming(width, height, data=b"\0", extra=b""):
@@ -182,3 +184,41 @@ def test_a_picture_as_text_that_is_too_large_is_kept_and_refused_every_time(jobs
             jobs.start("fake", asked(images=2)).result(20)
     assert server.paid == 1
     assert sorted(path.suffix for path in tmp_path.glob("pictures/*.png")) == [".png", ".png"]
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "file:///etc/passwd",
+        "ftp://x.example/a.png",
+        "FILE:/etc/passwd",
+        "gopher://x/1",
+        "javascript:alert(1)",
+        "blob:x",
+    ],
+)
+@pytest.mark.parametrize("provider_id", ["fake", "blocking"])
+def test_an_address_that_is_no_web_address_ends_at_once_with_a_sentence(jobs, server, provider_id, address):
+    server.result = lambda job: {"id": job["id"], "status": "done", "seed": 1, "pictures": [address]}
+    with pytest.raises(BadAnswer, match="not https.*No run can collect it") as refusal:
+        jobs.start(provider_id, asked()).result(20)
+    assert address.split(":")[0] + ":" in str(refusal.value) and refusal.value.paid is True
+    assert server.paid == 1 and server.count("picture") == 0
+
+
+@pytest.mark.parametrize(
+    "module", [fal, replicate, core_today, lumenfall, one_min], ids=lambda module: module.SITE.label
+)
+def test_every_provider_hands_such_an_address_on_instead_of_asking_ever_again(module):
+    finished = {
+        fal: [{"request_id": "a"}, {"status": "COMPLETED"}, {"images": [{"url": "file:///x"}], "seed": 1}],
+        replicate: [{"id": "a"}, {"id": "a", "status": "succeeded", "output": ["file:///x"]}],
+        core_today: [{"id": "a"}, {"id": "a", "status": "completed", "result": "file:///x"}],
+        lumenfall: [{"data": [{"url": "file:///x"}]}],
+        one_min: [{"aiRecord": {"status": "SUCCESS", "temporaryUrl": "file:///x"}}],
+    }[module]
+    answers = [reply(body) for body in finished]
+    _, end = play(module.submit(module.plan(TEXT)), answers[:1])
+    if module.PROVIDER.follow:
+        _, end = play(module.follow(end, TEXT), answers[1:])
+    assert end.pictures == ("file:///x",)

@@ -176,7 +176,7 @@ def test_one_damaged_picture_among_several_is_kept_named_and_never_paid_again(se
     server.result = lambda job: {"id": job["id"], "status": "done", "seed": 1, "pictures": [good, good[:-30] + "*"]}
     jobs = Jobs(tmp_path, tmp_path / "pictures", PROVIDERS, QUICK)
     for _ in range(2):
-        with pytest.raises(BadAnswer, match="base64.*-1-unreadable.txt.*no run can collect it") as refusal:
+        with pytest.raises(BadAnswer, match="base64.*-1-unreadable.txt.*No run can collect it") as refusal:
             jobs.start("blocking", asked()).result(20)
     assert good[:-30] in kept_file(refusal.value).read_text()
     assert refusal.value.paid is True and server.paid == 1

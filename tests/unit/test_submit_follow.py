@@ -247,9 +247,7 @@ def test_an_accepted_job_without_an_id_is_an_unknown_outcome(name, body):
     assert failing(UnknownOutcome, providers()[name], TEXT, reply(body)).paid is None
 
 
-@pytest.mark.parametrize(
-    "body", [{}, {"data": []}, {"data": [{"url": "ftp://x"}]}, {"aiRecord": {"status": "SUCCESS"}}]
-)
+@pytest.mark.parametrize("body", [{}, {"data": []}, {"data": [{"url": "x.png"}]}, {"aiRecord": {"status": "SUCCESS"}}])
 def test_a_paid_answer_without_a_picture_says_that_it_may_be_paid(body):
     for module in (lumenfall, one_min):
         assert failing(BadAnswer, module, TEXT, reply(body)).paid is True
@@ -336,7 +334,9 @@ def test_pictures_are_found_in_any_shape_and_nothing_else_is():
     assert picture_urls(["https://a/1", {"url": "data:image/png;base64,AA"}, 5, None, "E", "file:///etc/passwd"]) == (
         "https://a/1",
         "data:image/png;base64,AA",
+        "file:///etc/passwd",  # which the client refuses
     )
+    assert picture_urls(["a note: done", "C: drive", "E", "//a/1", ""]) == ()
     deep = ["https://a/1"]
     for _ in range(9):
         deep = [deep]
