@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import own_machine
 import pytest
 from api_graphs import BLOCKING, PROVIDERS
 from flux_krea.nodes.jobs.jobs import Jobs
-from flux_krea.nodes.providers.contract import GenerationRequest, GenerationResult, ProviderError
+from flux_krea.nodes.providers.contract import GenerationRequest
 from standins import start_all
 
 PATIENCE = "2"  # seconds, as the server's environment sets it
@@ -21,7 +23,8 @@ TOGETHER = 20  # cells
 PICTURE = ("picture", "picture")
 UNKNOWN = ("UnknownOutcome", "UnknownOutcome")
 FOUND_LATER = ("UnknownOutcome", "picture")
-LISTS_JOBS = ("fal", "replicate")  # where a job whose submit answer was lost can be found
+ASKED_AGAIN = {"runware": PICTURE}  # it takes the same call again, with our id
+LISTS_JOBS = ("fal", "replicate", "wavespeed")  # where a job whose submit answer was lost can be found
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Fault:
     options: dict
     outcomes: tuple[str, str]
     at: dict[str, tuple[str, str]]  # provider → its own outcomes
+    play: own_machine.Play | None = None  # for what goes wrong on this machine
 
     def strike(self, standin, prompt: str) -> None:
         standin.fault(self.phase, self.kind, self.count, prompt=prompt, **self.options)
@@ -51,8 +55,12 @@ def lasting(name, kind, outcomes, **options) -> Fault:
     return fault(name, kind, outcomes, count=None, **options)
 
 
+def here(name, play, outcomes=PICTURE, at=None) -> Fault:
+    return replace(fault(name, "", outcomes, at=at), play=play)
+
+
 def listed(outcomes) -> dict:
-    return dict.fromkeys(LISTS_JOBS, outcomes)
+    return {**dict.fromkeys(LISTS_JOBS, outcomes), **ASKED_AGAIN}
 
 
 REFUSED = ("BadAnswer", "picture")
@@ -60,18 +68,18 @@ AWAY = ("Unavailable", "picture")
 SPENT = ("GenerationFailed", "GenerationFailed")
 BALANCE = "Insufficient credits. Top up your balance."
 FAULTS = [
-    fault("submit: 500 once", "status", UNKNOWN, status=500, at={"fal": PICTURE}),
-    lasting("submit: 500 for ever", "status", UNKNOWN, status=500, at={"fal": AWAY}),
-    fault("submit: 502 with a web page", "html", UNKNOWN),
+    fault("submit: 500 once", "status", UNKNOWN, status=500, at={"fal": PICTURE, **ASKED_AGAIN}),
+    lasting("submit: 500 for ever", "status", UNKNOWN, status=500, at={"fal": AWAY, "runware": FOUND_LATER}),
+    fault("submit: 502 with a web page", "html", UNKNOWN, at=ASKED_AGAIN),
     fault("submit: 429 once, Retry-After 1", "status", status=429, retry_after=1),
     lasting("submit: 429 for ever", "status", ("RateLimited", "picture"), status=429, retry_after=1),
-    fault("submit: reset before acceptance", "reset_before", UNKNOWN),
+    fault("submit: reset before acceptance", "reset_before", UNKNOWN, at=ASKED_AGAIN),
     fault("submit: reset after acceptance", "reset_after", UNKNOWN, at=listed(PICTURE)),
     fault("submit: hangs, accepted later", "hang", UNKNOWN, seconds=4, at=listed(FOUND_LATER)),
-    fault("submit: never answered", "black_hole", UNKNOWN),
+    fault("submit: never answered", "black_hole", UNKNOWN, at=ASKED_AGAIN),
     fault("submit: malformed JSON", "malformed", UNKNOWN, at=listed(PICTURE)),
     fault("submit: wrong-typed JSON", "wrong_type", UNKNOWN, at=listed(PICTURE)),
-    fault("submit: redirect to another host", "redirect", UNKNOWN),
+    fault("submit: redirect to another host", "redirect", UNKNOWN, at=ASKED_AGAIN),
     fault("submit: 401", "status", ("KeyRefused", "picture"), status=401),
     fault("submit: 402 balance", "status", ("BalanceTooLow", "picture"), status=402),
     fault("submit: 403 balance", "status", ("BalanceTooLow", "picture"), status=403, message=BALANCE),
@@ -104,13 +112,30 @@ FAULTS = [
     lasting("picture: slow body", "slow", AWAY, seconds=30),
     lasting("picture: expired address", "expired", ("Gone", "picture")),
     lasting("picture: redirect to another host", "redirect", REFUSED),
-    fault("job: failed", "failed", SPENT, at={"fal": ("GenerationFailed", "picture"), "lumenfall": UNKNOWN}),
+    fault(
+        "job: failed",
+        "failed",
+        SPENT,
+        at={**dict.fromkeys(("fal", "wavespeed"), ("GenerationFailed", "picture")), "lumenfall": UNKNOWN},
+    ),
     fault(
         "job: NSFW",
         "nsfw",
         ("ContentRefused", "ContentRefused"),
-        at={"fal": PICTURE, "lumenfall": ("ContentRefused", "picture")},  # fal delivers it black and flagged
+        # fal, Runware and WaveSpeed deliver it, flagged
+        at={"fal": PICTURE, "lumenfall": ("ContentRefused", "picture"), "runware": PICTURE, "wavespeed": PICTURE},
     ),
+    here("cancel: granted, and it is made all the same", own_machine.cancelled(200), ("Cancelled", "picture")),
+    here("cancel: too late", own_machine.cancelled(400), ("Cancelled", "picture")),
+    here("disk: full when the answer comes", own_machine.disk_full, AWAY),
+    here("journal: held by another program when the answer comes", own_machine.journal_held, AWAY),
+    here("journal: damaged when the answer comes", own_machine.journal_lost(own_machine.garbage)),
+    here("journal: deleted when the answer comes", own_machine.journal_lost(own_machine.deleted)),
+    here("journal: emptied when the answer comes", own_machine.journal_lost(own_machine.emptied)),
+    here("journal: its row cannot be read", own_machine.row_broken),
+    here("clock: 45 days ahead after a lost answer", own_machine.clock_jumps(45), UNKNOWN, listed(FOUND_LATER)),
+    here("clock: 45 days back after a lost answer", own_machine.clock_jumps(-45), UNKNOWN, listed(FOUND_LATER)),
+    here("lock: left by a process that was killed", own_machine.lock_orphaned, ("Gone", "picture")),
 ]
 BY_NAME = {each.name: each for each in FAULTS}
 CELLS = [
@@ -134,23 +159,35 @@ class Cell:
 
 
 def run_all() -> dict[tuple[str, str], Cell]:
-    with tempfile.TemporaryDirectory() as folder, start_all() as standins, pytest.MonkeyPatch.context() as patch:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        start_all() as standins,
+        pytest.MonkeyPatch.context() as patch,
+        own_machine.watched(),
+    ):
         for name, value in {**standins.env, "FLUX_KREA_PATIENCE_SECONDS": PATIENCE}.items():
             patch.setenv(name, value)
         jobs = Jobs(Path(folder) / "private", Path(folder) / "pictures")
         with ThreadPoolExecutor(TOGETHER) as pool:
-            cells = list(pool.map(lambda cell: run_cell(jobs, standins[cell[0]], *cell), CELLS))
+            folders = [Path(folder) / str(number) for number in range(len(CELLS))]
+            cells = list(pool.map(lambda cell, own: run_cell(jobs, standins[cell[0]], *cell, own), CELLS, folders))
         jobs.close()
     return {(provider, each.name): cell for (provider, each), cell in zip(CELLS, cells, strict=True)}
 
 
-def run_cell(jobs: Jobs, standin, provider: str, each: Fault) -> Cell:
+def run_cell(jobs: Jobs, standin, provider: str, each: Fault, folder: Path) -> Cell:
+    """`folder` is for what goes wrong on this machine: its own journal."""
     prompt = prompt_of(each, provider)
     request = GenerationRequest(prompt, width=512, height=512, steps=12, seed=7)
-    each.strike(standin, prompt)
-    outcome, sentence = outcome_of(jobs, provider, request)
-    take_away(standin, each, prompt)
-    again, again_sentence = outcome_of(jobs, provider, request)
+    if each.play:
+        machine = own_machine.Machine(folder, standin, provider, request)
+        (outcome, sentence), (again, again_sentence) = each.play(machine)
+        machine.close()
+    else:
+        each.strike(standin, prompt)
+        outcome, sentence = own_machine.end_of(jobs.start(provider, request))
+        take_away(standin, each, prompt)
+        again, again_sentence = own_machine.end_of(jobs.start(provider, request))
     leaked = any(entry["key_seen"] for entry in standin.elsewhere)
     return Cell(outcome, sentence, again, again_sentence, paid_for(standin, prompt), leaked)
 
@@ -164,14 +201,6 @@ def take_away(standin, each: Fault, prompt: str) -> None:
     with standin.lock:
         standin.faults[:] = [fault for fault in standin.faults if fault.options["prompt"] != prompt]
     time.sleep(each.options["seconds"] if each.kind == "hang" else 0)
-
-
-def outcome_of(jobs: Jobs, provider: str, request: GenerationRequest) -> tuple[str, str]:
-    try:
-        result: GenerationResult = jobs.start(provider, request).result(60)
-    except ProviderError as error:
-        return type(error).__name__, str(error)
-    return ("picture", "") if result.pictures else ("nothing", "")
 
 
 def paid_for(standin, prompt: str) -> int:
@@ -195,5 +224,14 @@ def shown(cell: Cell) -> str:
 
 def sentence_table(cells: dict[tuple[str, str], Cell]) -> str:
     lines = ["| fault | provider | what the user reads |", "|---|---|---|"]
-    lines += [f"| {name} | {provider} | {cell.sentence} |" for (provider, name), cell in cells.items() if cell.sentence]
+    lines += [
+        f"| {name} | {provider} | {without_names(cell.sentence)} |"
+        for (provider, name), cell in cells.items()
+        if cell.sentence
+    ]
     return "\n".join(lines)
+
+
+def without_names(sentence: str) -> str:
+    """Without the names of this run's jobs and folders."""
+    return re.sub(r"\bat \S+[/\\]\d+\S*?\. ", "at … ", re.sub(r"\(job [0-9a-f]{32}\)", "(job …)", sentence))

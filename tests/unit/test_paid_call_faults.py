@@ -221,7 +221,7 @@ def test_a_journal_held_under_a_running_job_is_waited_for_and_said(jobs, server,
     with locked(tmp_path):
         server.duration = 0.0
         error = failure(handle)
-        assert "held by another program" in str(error) and error.paid is True
+        assert "journal" in str(error) and "close the program" in str(error) and error.paid is True
     assert run(jobs).pictures[0].read() == png() and server.paid == 1
 
 
