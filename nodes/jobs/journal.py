@@ -60,6 +60,10 @@ class Journal:
         # Ids that this process set a price aside for → when, by a clock that nobody sets.
         self._reserved: dict[str, float] = {}
 
+    @property
+    def folder(self) -> Path:
+        return self._file.folder
+
     # Claiming: who pays, and who only waits
 
     def claim(self, fresh: Iterable[JobRecord], limits: Limits, reuse: bool = True) -> list[Claim]:

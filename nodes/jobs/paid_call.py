@@ -439,7 +439,8 @@ class PaidCall:
                 return result
             except (sqlite3.Error, OSError) as error:
                 self._is_unwritten = True
-                fault = sentences.no_room(error, self._record, str(self._services.pictures))
+                folder = self._services.pictures if isinstance(error, OSError) else self._services.journal.folder
+                fault = sentences.no_room(error, self._record, str(folder))
                 self.callers.show(Progress(f"{fault}"))
                 if time.monotonic() - began >= TELL_OF_DISK:
                     self._tell(fault)

@@ -55,14 +55,12 @@ def still_lost(fault: ProviderError, record: JobRecord, looked: str) -> UnknownO
 
 def no_room(error: Exception, record: JobRecord, folder: str) -> Unavailable:
     """The disk, or whatever else keeps the journal from being written, under a job that is paid."""
-    what = (
-        "The journal of paid jobs is held by another program"
-        if isinstance(error, sqlite3.Error)
-        else "The disk has no room"
-    )
+    is_held = isinstance(error, sqlite3.Error) and "full" not in str(error)
+    what = "The journal of paid jobs cannot be written" if is_held else "The disk has no room"
+    remedy = "close the program that holds it, or make room on its disk" if is_held else "make room"
     return Unavailable(
         f"{what} ({error}), at {folder}. The job is paid, and what came of it is kept in memory for as long as ComfyUI runs: "
-        "make room, then run again with the same settings. Nothing is paid twice.",
+        f"{remedy}, then run again with the same settings. Nothing is paid twice.",
         paid=True,
     )
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import own_machine
 import pytest
 from api_graphs import BLOCKING, PROVIDERS
 from flux_krea.nodes.jobs.jobs import Jobs
-from flux_krea.nodes.providers.contract import GenerationRequest, GenerationResult, Lora, ProviderError
+from flux_krea.nodes.providers.contract import GenerationRequest, Lora
 from standins import start_all
 
 PATIENCE = "2"  # seconds, as the server's environment sets it
@@ -37,6 +39,7 @@ class Fault:
     options: dict
     outcomes: tuple[str, str]
     at: dict[str, tuple[str, str]]  # provider → its own outcomes
+    play: own_machine.Play | None = None  # for what goes wrong on this machine
 
     def strike(self, standin, prompt: str) -> None:
         standin.fault(self.phase, self.kind, self.count, prompt=prompt, **self.options)
@@ -65,6 +68,11 @@ def found(outcomes, repeated=PICTURE) -> dict:
 def again(outcomes=PICTURE) -> dict:
     """Where only a repeated paid call helps."""
     return dict.fromkeys(TAKES_OUR_ID, outcomes)
+
+
+def here(name, play, outcomes=PICTURE, at=None) -> Fault:
+    """What goes wrong on this machine."""
+    return replace(fault(name, "", outcomes, at=at), play=play)
 
 
 REFUSED = ("BadAnswer", "picture")
@@ -126,6 +134,17 @@ FAULTS = [
         ("ContentRefused", "ContentRefused"),
         at={**dict.fromkeys(DELIVERS_FLAGGED, PICTURE), "lumenfall": ("ContentRefused", "picture")},
     ),
+    here("cancel: granted, and it is made all the same", own_machine.cancelled(200), ("Cancelled", "picture")),
+    here("cancel: too late", own_machine.cancelled(400), ("Cancelled", "picture")),
+    here("disk: full when the answer comes", own_machine.disk_full, AWAY),
+    here("journal: held by another program when the answer comes", own_machine.journal_held, AWAY),
+    here("journal: damaged when the answer comes", own_machine.journal_lost(own_machine.garbage)),
+    here("journal: deleted when the answer comes", own_machine.journal_lost(own_machine.deleted)),
+    here("journal: emptied when the answer comes", own_machine.journal_lost(own_machine.emptied)),
+    here("journal: its row cannot be read", own_machine.row_broken),
+    here("clock: 45 days ahead after a lost answer", own_machine.clock_jumps(45), UNKNOWN, found(FOUND_LATER)),
+    here("clock: 45 days back after a lost answer", own_machine.clock_jumps(-45), UNKNOWN, found(FOUND_LATER)),
+    here("lock: left by a process that was killed", own_machine.lock_orphaned, ("Gone", "picture")),
 ]
 BY_NAME = {each.name: each for each in FAULTS}
 CELLS = [
@@ -150,24 +169,38 @@ class Cell:
 
 
 def run_all() -> dict[tuple[str, str], Cell]:
-    with tempfile.TemporaryDirectory() as folder, start_all() as standins, pytest.MonkeyPatch.context() as patch:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        start_all() as standins,
+        pytest.MonkeyPatch.context() as patch,
+        own_machine.watched(),
+    ):
         for name, value in {**standins.env, "FLUX_KREA_PATIENCE_SECONDS": PATIENCE}.items():
             patch.setenv(name, value)
         jobs = Jobs(Path(folder) / "private", Path(folder) / "pictures")
         with ThreadPoolExecutor(TOGETHER) as pool:
-            cells = list(pool.map(lambda cell: run_cell(jobs, standins[provider_of(cell[0])], *cell), CELLS))
+            folders = [Path(folder) / str(number) for number in range(len(CELLS))]
+            cells = list(
+                pool.map(lambda cell, own: run_cell(jobs, standins[provider_of(cell[0])], *cell, own), CELLS, folders)
+            )
         jobs.close()
     return {(column, each.name): cell for (column, each), cell in zip(CELLS, cells, strict=True)}
 
 
-def run_cell(jobs: Jobs, standin, column: str, each: Fault) -> Cell:
+def run_cell(jobs: Jobs, standin, column: str, each: Fault, folder: Path) -> Cell:
+    """`folder` is for what goes wrong on this machine: its own journal."""
     prompt, provider = prompt_of(each, column), provider_of(column)
     loras = () if column == provider else (Lora("owner/style", 0.8),)
     request = GenerationRequest(prompt, width=512, height=512, steps=12, seed=7, loras=loras)
-    each.strike(standin, prompt)
-    outcome, sentence = outcome_of(jobs, provider, request)
-    take_away(standin, each, prompt)
-    again, again_sentence = outcome_of(jobs, provider, request)
+    if each.play:
+        machine = own_machine.Machine(folder, standin, provider, request)
+        (outcome, sentence), (again, again_sentence) = each.play(machine)
+        machine.close()
+    else:
+        each.strike(standin, prompt)
+        outcome, sentence = own_machine.end_of(jobs.start(provider, request))
+        take_away(standin, each, prompt)
+        again, again_sentence = own_machine.end_of(jobs.start(provider, request))
     leaked = any(entry["key_seen"] for entry in standin.elsewhere)
     return Cell(outcome, sentence, again, again_sentence, paid_for(standin, prompt), leaked)
 
@@ -181,14 +214,6 @@ def take_away(standin, each: Fault, prompt: str) -> None:
     with standin.lock:
         standin.faults[:] = [fault for fault in standin.faults if fault.options["prompt"] != prompt]
     time.sleep(each.options["seconds"] if each.kind == "hang" else 0)
-
-
-def outcome_of(jobs: Jobs, provider: str, request: GenerationRequest) -> tuple[str, str]:
-    try:
-        result: GenerationResult = jobs.start(provider, request).result(60)
-    except ProviderError as error:
-        return type(error).__name__, str(error)
-    return ("picture", "") if result.pictures else ("nothing", "")
 
 
 def paid_for(standin, prompt: str) -> int:
@@ -212,5 +237,14 @@ def shown(cell: Cell) -> str:
 
 def sentence_table(cells: dict[tuple[str, str], Cell]) -> str:
     lines = ["| fault | provider | what the user reads |", "|---|---|---|"]
-    lines += [f"| {name} | {column} | {cell.sentence} |" for (column, name), cell in cells.items() if cell.sentence]
+    lines += [
+        f"| {name} | {column} | {without_names(cell.sentence)} |"
+        for (column, name), cell in cells.items()
+        if cell.sentence
+    ]
     return "\n".join(lines)
+
+
+def without_names(sentence: str) -> str:
+    """Without the names of this run's jobs and folders."""
+    return re.sub(r"\bat \S+[/\\]\d+\S*?\. ", "at … ", re.sub(r"\(job [0-9a-f]{32}\)", "(job …)", sentence))

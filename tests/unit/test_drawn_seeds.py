@@ -4,7 +4,7 @@ import random
 
 import pytest
 from fake_provider import asked, jobs_in, png
-from flux_krea.nodes.providers.contract import UnknownOutcome
+from flux_krea.nodes.providers.contract import ProviderError, UnknownOutcome
 
 SEEDS = random.Random(7)
 
@@ -72,3 +72,25 @@ def test_reuse_off_and_a_seed_of_ones_own_draw_nothing_from_it(jobs, server):
     start(jobs, "second", reuse=False).result(10)
     jobs.start("fake", asked(5)).result(10)
     assert server.paid == 3
+
+
+def test_a_503_stands_in_no_new_seeds_way(jobs, server):
+    server.faults["submit"] = [503]
+    with pytest.raises(UnknownOutcome):
+        start(jobs, "first", "forgetful").result(60)
+    assert start(jobs, "second", "forgetful").result(60).pictures
+
+
+def test_a_picture_whose_address_is_gone_stands_in_no_new_seeds_way_and_is_kept_until_it_is_gone_for_good(jobs, server):
+    server.faults["picture"] = [404] * 1000
+    seed = SEEDS.randrange(1, 2**31)
+    with pytest.raises(ProviderError, match="paid and kept"):
+        jobs.start("fake", asked(seed), drawn_by="first").result(60)
+    server.faults.clear()
+    assert start(jobs, "second").result(60).seed != seed and server.paid == 2
+    server.faults["picture"] = [404] * 1000
+    with pytest.raises(ProviderError, match="no longer to be had") as gone:
+        jobs.start("fake", asked(seed)).result(60)
+    assert "kept" not in str(gone.value) and "Run again with the same settings" not in str(gone.value)
+    server.faults.clear()
+    assert start(jobs, "third").result(60).pictures

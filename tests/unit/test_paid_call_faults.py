@@ -221,7 +221,7 @@ def test_a_journal_held_under_a_running_job_is_waited_for_and_said(jobs, server,
     with locked(tmp_path):
         server.duration = 0.0
         error = failure(handle)
-        assert "held by another program" in str(error) and error.paid is True
+        assert "journal" in str(error) and "close the program" in str(error) and error.paid is True
     assert run(jobs).pictures[0].read() == png() and server.paid == 1
 
 
@@ -561,3 +561,23 @@ def test_auto_is_not_kept_from_paying_by_what_a_person_put_aside_where_there_is_
     assert market.dismiss(market.pending()[0].id)
     monkeypatch.delenv("CHEAP_KEY")
     assert run(market, "auto").provider == "dear" and server.paid == 1
+
+
+# No dead ends
+
+
+def test_what_is_not_in_the_providers_list_is_said_and_ordered_again_after_a_person_has_agreed(jobs, server, tmp_path):
+    server.faults["submit"] = ["reset"]
+    error = failure(jobs.start("fake", asked()))
+    assert isinstance(error, UnknownOutcome) and "not in its list of jobs" in str(error) and "Order again" in str(error)
+    jobs = jobs_in(tmp_path)
+    assert isinstance(failure(jobs.start("fake", asked())), UnknownOutcome) and server.paid == 0
+    assert jobs.dismiss(jobs.pending()[0].id)
+    assert run(jobs).pictures[0].read() == png() and run(jobs).reused == 1 and server.paid == 1
+
+
+def test_a_lost_order_that_turns_up_in_the_list_later_is_fetched_and_not_ordered_again(jobs, server):
+    server.faults.update({"submit": ["reset_after"], "list": [lambda handler: handler.answer(200, [])] * 9})
+    assert isinstance(failure(jobs.start("fake", asked())), UnknownOutcome)
+    server.faults.clear()
+    assert run(jobs).reused == 1 and server.paid == 1
