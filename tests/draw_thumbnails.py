@@ -197,6 +197,27 @@ def lora(place) -> Board:
     return board
 
 
+def blend() -> Board:
+    """Two models, one picture that has of both."""
+    board = Board()
+    for top, palette, words in ((8, DAY, "dev"), (46, EMBER, "Krea")):
+        board.put(landscape(palette, 5), (6, top, 36, top + 30))
+        board.words(words, (21, top + 34), 5)
+        board.arrow((38, top + 15), (50, 42))
+    board.put(halves(landscape(DAY, 5), landscape(EMBER, 5)), (52, 20, 94, 62))
+    board.badge(*LOCAL)
+    return board
+
+
+def in_time() -> Board:
+    """The reference counts more at first and less at the end."""
+    board = redux(LOCAL, True)
+    for step in range(5):
+        left = 8 + 5.2 * step
+        board.draw.rectangle(board.at(left, 92 - 4 * (5 - step) / 2, left + 3.6, 92), fill=BLUE)
+    return board
+
+
 def cheapest() -> Board:
     """The same picture three times; the one with the least price is taken."""
     board = Board()
@@ -321,6 +342,9 @@ THUMBNAILS = {
     "redux_masked": redux_masked,
     "safety_check": safety_check,
     "review_gate": review_gate,
+    "krea_lora": lambda: lora(LOCAL),
+    "dev_krea_blend": blend,
+    "redux_in_time": in_time,
     "api_text_to_image": lambda: text_to_image(API),
     "api_image_to_image": lambda: image_to_image(API),
     "api_redux": lambda: redux(API, False),
