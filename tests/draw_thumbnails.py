@@ -213,8 +213,8 @@ def in_time() -> Board:
     """The reference counts more at first and less at the end."""
     board = redux(LOCAL, True)
     for step in range(5):
-        left = 8 + 5.2 * step
-        board.draw.rectangle(board.at(left, 92 - 4 * (5 - step) / 2, left + 3.6, 92), fill=BLUE)
+        left = 62 + 5.6 * step
+        board.draw.rectangle(board.at(left, 82 - 3 * (5 - step), left + 4, 82), fill=PAPER)
     return board
 
 
