@@ -1,6 +1,7 @@
 // @ts-check
 // API Krea and API Krea Submit: the widgets that the chosen provider knows, what a run would cost, and the key's state.
 import { openKeys } from "./key_settings.js";
+import { LoraList } from "./loras.js";
 import { offerToOrderAgain } from "./order_again.js";
 import { changeLines, labelOf, parameterLine, priceOf, toned } from "./reports.js";
 import { keys, providers, tell } from "./server.js";
@@ -23,6 +24,7 @@ export function setUpGeneration(node, card, contentOf) {
   const inputs = inputsOf(node);
   /** @type {any} */
   const view = { node, inputs, card, asked: 0, timer: 0, estimate: { headline: "…" }, payee: "", report: null };
+  view.loras = new LoraList(node, card.widget);
 
   onChange(node, (widget) => {
     // A report is about the values of its run; the seed is changed by the page itself, right after queueing.
@@ -50,8 +52,11 @@ export function setUpGeneration(node, card, contentOf) {
 }
 
 function refresh(view, savedHeight) {
-  const { node, inputs, card } = view;
+  const { node, inputs, loras } = view;
+  loras.follow();
   const hidden = new Set(inputs.filter((widget) => !hasEffect(node, widget.name) && !isWired(node, widget.name)));
+  const isListed = !hidden.has(loras.text) && !isWired(node, loras.text.name);
+  hidden.add(isListed ? loras.text : loras.widget);
   takeOnly(node, (widget) => limitsOf(node, widget));
   showOnly(node, (widget) => !hidden.has(widget), savedHeight);
   display(view);
@@ -64,17 +69,25 @@ const chosen = (node) => (isWired(node, "provider") ? AUTO : widgetOf(node, "pro
 
 /** The mode, in the server's words: image_use says it with spaces. */
 function modeOf(node) {
-  return isWired(node, "image") ? widgetOf(node, "image_use").value.replaceAll(" ", "_") : "text_to_image";
+  if (!isWired(node, "image")) return "text_to_image";
+  const mode = widgetOf(node, "image_use").value.replaceAll(" ", "_");
+  return mode === "image_to_image" && isWired(node, "mask") ? "inpainting" : mode;
 }
 
+/** A LoRA makes it another app at some providers, with ranges of its own. */
 function tableOf(node) {
-  return providers[chosen(node)]?.modes[modeOf(node)];
+  const modes = providers[chosen(node)]?.modes ?? {};
+  const mode = modeOf(node);
+  return (hasLoras(node) && modes[`${mode}_with_lora`]) || modes[mode];
 }
+
+const hasLoras = (node) => !!widgetOf(node, "loras").value?.trim();
 
 /** Whether this widget changes anything: with these other values, at the chosen provider. */
 function hasEffect(node, name) {
   if (OF_AN_IMAGE.includes(name) && !isWired(node, "image")) return false;
   if (name === "quality" && makesPng(node)) return false;
+  if (name === "loras" && hasLoras(node)) return true; // also where they are refused: the estimate says so
   return name === "image_use" || isKnown(node, name);
 }
 
@@ -124,7 +137,8 @@ function estimateOf(node, inputs) {
   );
   // A prompt may be wired, and does not change the price; without one the server would speak of nothing else.
   values.prompt ||= "…";
-  return tell("/flux_krea/estimate", { provider: chosen(node), has_image: isWired(node, "image"), values });
+  const wired = { has_image: isWired(node, "image"), has_mask: isWired(node, "mask") };
+  return tell("/flux_krea/estimate", { provider: chosen(node), ...wired, values });
 }
 
 /** US dollars for a run of this node; null where nobody knows. @param {ComfyNode} node @returns {Promise<number | null>} */
@@ -142,9 +156,12 @@ function estimateContent(node, estimate) {
   return {
     ...priceOf(estimate, widgetOf(node, "images").value, !hasImage),
     lines: [...overBudget(node, estimate.usd), ...wiredLines(node)],
-    details: [...changeLines(changes), estimate.note].filter(Boolean),
+    details: [...lorasOf(estimate), ...changeLines(changes), estimate.note].filter(Boolean),
   };
 }
+
+/** Who is sent an address is said before it is. */
+const lorasOf = (estimate) => estimate.loras.map((lora) => say("LoRA {path}, strength {strength}", lora));
 
 function overBudget(node, usd) {
   const limit = widgetOf(node, "max_cost_usd").value;

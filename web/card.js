@@ -105,7 +105,7 @@ export class Card {
 }
 
 /** @param {HTMLElement} body @param {number} width */
-function heightAt(body, width) {
+export function heightAt(body, width) {
   const frame = element("div", { className: "flux-krea-card flux-krea-measured" }, body.cloneNode(true));
   frame.style.width = `${width}px`;
   document.body.append(frame);
@@ -130,7 +130,7 @@ function textOf({ headline, about, lines = [], details = [] }) {
 }
 
 /** The canvas renderer lays the element over the canvas, which then would not zoom. @param {WheelEvent} event */
-function passToCanvas(event) {
+export function passToCanvas(event) {
   const overCanvas = /** @type {HTMLElement} */ (event.currentTarget).closest(".dom-widget");
   if (overCanvas) app.canvas.processMouseWheel?.(event);
 }
