@@ -13,7 +13,7 @@ const FIELD = "min-width: 0; padding: 4px 6px; border-radius: 6px; font: inherit
 /** @typedef {{ path: string, strength: string }} Row */
 
 export class LoraList {
-  /** @param {any} node @param {ComfyWidget} it stands above this one, and behind all that is saved */
+  /** @param {any} node @param {ComfyWidget} below the widget that it stands above */
   constructor(node, below) {
     this.node = node;
     this.text = widgetOf(node, "loras");

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, replace
 from typing import Any
@@ -237,8 +238,8 @@ def with_body(action: Callable[[Body], Awaitable[Body]]) -> Handler:
     async def handler(request: web.Request) -> web.Response:
         refuse_foreign_pages(request)
         try:
-            body = await request.json()
-        except (ValueError, RecursionError):
+            body = json.loads(await request.read())
+        except (ValueError, RecursionError, web.RequestPayloadError):
             raise web.HTTPBadRequest(text="The body is not JSON.") from None
         if not isinstance(body, dict):
             raise web.HTTPBadRequest(text="The body must be a JSON object.")
