@@ -112,6 +112,6 @@ def test_seven_clicks_lead_from_the_installed_pack_to_the_first_picture(comfyui,
     window.get_by_role("button", name="Done").click()
     page.get_by_role("button", name="Run", exact=True).first.click()
     try:
-        wait_for_text(page, "billed by fal")
+        wait_for_text(page, "fal · 1 × 1024 × 1024")
     finally:
         comfyui.post("/flux_krea/keys/remove", {"provider": "fal"}).raise_for_status()
