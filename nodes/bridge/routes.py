@@ -259,7 +259,8 @@ async def answered(work: Awaitable[web.Response]) -> web.Response:
     except ProviderError as problem:
         return web.json_response({"error": execution.jobs().keys.redacted(str(problem))}, status=422)
     except WRONG_VALUES as problem:
-        raise web.HTTPBadRequest(text=f"The values are not those of the node: {str(problem)[:200]}") from None
+        said = str(problem)[:200].encode("utf-8", "replace").decode()  # half a character cannot be sent
+        raise web.HTTPBadRequest(text=f"The values are not those of the node: {said}") from None
     except web.HTTPException:
         raise
     except Exception as problem:  # the disk, or the journal on it
