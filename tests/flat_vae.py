@@ -1,0 +1,98 @@
+"""A VAE built by hand for flat pictures in the palette of scenes.py: TAESD's layout, no training.
+
+The encoder sorts each pixel into a corner of the colour cube (red, green and blue each off or on) and takes the mean over
+8 × 8 pixels; the latent that the model sees is GAIN · (mean - 1/2), in three of the sixteen channels. The decoder enlarges
+smoothly, makes the slope at a half steep, so that edges are sharp and round shapes round, and gives each corner its colour.
+All activations are ReLU, so what must keep its sign goes as a pair: x and -x, each cut at 0.
+"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import miniature
+import numpy
+import scenes
+
+GAIN = miniature.LATENT_GAIN
+STEEP = 5.0  # the slope of the decoder's edges; the zeros beyond the picture's border weaken its outermost pixels to a quarter
+INWARD = 1 / 8  # the latent's size inside TAESD, whose first layer squeezes what is large
+# Between which values of the shown colour a channel goes from off to on. The palette leaves a gap in each.
+EDGES = ((0.30, 0.80), (0.48, 0.62), (0.35, 0.65))
+MEAN = numpy.array([[0, 0, 0], [0, 1, 1], [0, 1, 1]]) / 4  # of 2 × 2, for a stride of 2
+SMOOTH = numpy.outer((1, 2, 1), (1, 2, 1)) / 16
+POINT = numpy.array([[0, 0, 0], [0, 1, 0], [0, 0, 0]])
+
+
+class Built(dict):
+    """Weights by key, all zero but what is set."""
+
+    def __init__(self, layout: miniature.Layout):
+        super().__init__({key: numpy.zeros(shape, numpy.float32) for key, (_, shape) in layout.items()})
+
+    def take(self, layer: str, output: int, sources: dict[int, float], bias: float = 0.0, kernel=POINT) -> None:
+        """Makes one output channel a sum of input channels."""
+        for source, factor in sources.items():
+            self[f"{layer}.weight"][output, source] = factor * kernel
+        if bias:
+            self[f"{layer}.bias"][output] = bias
+
+
+def encoder(scale: float = 1.0) -> Built:
+    """From pixels of 0 to 1 to `scale` times the latent that the model sees."""
+    built = Built(miniature.tiny_encoder_layout())
+    for colour, (low, high) in enumerate(EDGES):
+        built.take("0", colour, {colour: 1.0})
+        clipped(built, "1", colour, {colour: 1 / (high - low)}, -low / (high - low), 3 + colour)
+        for layer in ("2", "6", "10"):
+            built.take(layer, 3 + colour, {3 + colour: 1.0}, kernel=MEAN)
+        built.take("14", colour, {3 + colour: scale * GAIN}, -scale * GAIN / 2)
+    return built
+
+
+def decoder(scale: float = 1.0) -> Built:
+    """From `scale` times the latent that the model sees to pixels of 0 to 1."""
+    built = Built(miniature.tiny_decoder_layout())
+    for colour in range(3):
+        for channel, sign in ((2 * colour, 1.0), (2 * colour + 1, -1.0)):
+            built.take("1", channel, {colour: sign / (scale * GAIN)})
+            for layer in ("7", "12", "17"):
+                built.take(layer, channel, {channel: 1.0}, kernel=SMOOTH)
+        steep = {2 * colour: STEEP, 2 * colour + 1: -STEEP}
+        clipped(built, "18", colour, steep, 0.5, None)
+    # Sums over subsets of the three, cut at 0, tell the corners of the cube apart.
+    subsets = [subset for count in (1, 2, 3) for subset in itertools.combinations(range(3), count)]
+    for index, subset in enumerate(subsets):
+        sources = {channel: sign for colour in subset for channel, sign in ((2 * colour, 1.0), (2 * colour + 1, -1.0))}
+        built.take("18.conv.4", 6 + index, sources, 1.0 - len(subset))
+    corners = numpy.array([corner for corner, _ in scenes.COLOURS.values()])
+    colours = numpy.array([colour for _, colour in scenes.COLOURS.values()])
+    features = [numpy.maximum(corners[:, list(subset)].sum(1) + 1 - len(subset), 0) for subset in subsets]
+    weights = numpy.linalg.solve(numpy.stack([*features, numpy.ones(8)], 1), colours)
+    for output in range(3):
+        built.take("19", output, {6 + index: weights[index, output] for index in range(7)}, weights[7, output])
+    return built
+
+
+def clipped(built: Built, block: str, colour: int, sources: dict[int, float], bias: float, output: int | None) -> None:
+    """In a residual block: a sum, cut at 0 and at 1, in channel `output` behind it (None: not brought out of it)."""
+    built.take(f"{block}.conv.0", 2 * colour, sources, bias)
+    built.take(f"{block}.conv.0", 2 * colour + 1, sources, bias - 1)
+    for channel in (2 * colour, 2 * colour + 1):
+        built.take(f"{block}.conv.2", channel, {channel: 1.0})
+    if output is not None:
+        built.take(f"{block}.conv.4", output, {2 * colour: 1.0, 2 * colour + 1: -1.0})
+
+
+def write(folder: Path) -> None:
+    """vae/ae.safetensors and the two halves that ComfyUI's previews read, under a models folder."""
+    for name, half in (("encoder", encoder), ("decoder", decoder)):
+        layout = getattr(miniature, f"tiny_{name}_layout")()
+        miniature.write_values(folder / "vae_approx" / f"taef1_{name}.safetensors", layout, half(), "for flat pictures")
+    layout = miniature.tiny_vae_layout()
+    values = {"vae_scale": numpy.float32(miniature.CONSTANTS["vae_scale"] * INWARD)}
+    values["vae_shift"] = numpy.float32(miniature.CONSTANTS["vae_shift"])
+    values |= {f"taesd_encoder.{key}": value for key, value in encoder(INWARD).items()}
+    values |= {f"taesd_decoder.{key}": value for key, value in decoder(INWARD).items()}
+    miniature.write_values(folder / "vae" / "ae.safetensors", layout, values, "for flat pictures")
