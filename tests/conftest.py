@@ -56,5 +56,6 @@ def comfyui(models, all_standins):
     server = ComfyUI(BASE, arguments=("--cpu",), environment=all_standins.env)
     server.prepare()
     link_folder(BASE / "custom_nodes" / "probe", ROOT / "tests" / "integration" / "probe")
+    link_folder(BASE / "custom_nodes" / "narrow_flux", ROOT / "tests" / "narrow_flux")
     with server:
         yield server

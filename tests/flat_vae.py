@@ -85,14 +85,15 @@ def clipped(built: Built, block: str, colour: int, sources: dict[int, float], bi
         built.take(f"{block}.conv.4", output, {2 * colour: 1.0, 2 * colour + 1: -1.0})
 
 
-def write(folder: Path) -> None:
-    """vae/ae.safetensors and the two halves that ComfyUI's previews read, under a models folder."""
-    for name, half in (("encoder", encoder), ("decoder", decoder)):
-        layout = getattr(miniature, f"tiny_{name}_layout")()
-        miniature.write_values(folder / "vae_approx" / f"taef1_{name}.safetensors", layout, half(), "for flat pictures")
-    layout = miniature.tiny_vae_layout()
-    values = {"vae_scale": numpy.float32(miniature.CONSTANTS["vae_scale"] * INWARD)}
-    values["vae_shift"] = numpy.float32(miniature.CONSTANTS["vae_shift"])
-    values |= {f"taesd_encoder.{key}": value for key, value in encoder(INWARD).items()}
-    values |= {f"taesd_decoder.{key}": value for key, value in decoder(INWARD).items()}
-    miniature.write_values(folder / "vae" / "ae.safetensors", layout, values, "for flat pictures")
+def write(path: Path) -> Path:
+    """Both halves in one file, as ComfyUI takes them from models/vae."""
+    values = {"vae_scale": miniature.CONSTANTS["vae_scale"] * INWARD, "vae_shift": miniature.CONSTANTS["vae_shift"]}
+    for name, half in (("encoder", encoder(INWARD)), ("decoder", decoder(INWARD))):
+        values |= {f"taesd_{name}.{key}": value for key, value in half.items()}
+    return miniature.write_values(path, miniature.tiny_vae_layout(), values, "built by hand, for flat pictures")
+
+
+def write_previews(folder: Path) -> Path:
+    """The decoder alone, which ComfyUI's previews find in models/vae_approx."""
+    path = folder / "taef1_decoder.safetensors"
+    return miniature.write_values(path, miniature.tiny_decoder_layout(), decoder(), "built by hand, for flat pictures")

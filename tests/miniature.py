@@ -292,6 +292,14 @@ def header_of(layout: Layout, metadata: dict[str, str] | None = None) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
+def read_layout(path: Path | str) -> Layout:
+    """The layout of a safetensors file."""
+    with open(path, "rb") as file:
+        entries = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    entries.pop("__metadata__", None)
+    return {key: (entry["dtype"], tuple(entry["shape"])) for key, entry in entries.items()}
+
+
 def write_header_only(path: Path | str, layout: Layout, metadata: dict[str, str] | None = None) -> Path:
     """A sparse file of the full size that occupies almost nothing: the right header, then zeros."""
     path = Path(path)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy
 
@@ -264,18 +264,17 @@ def compare(background: str, seen: list[Seen], scene: Scene) -> Score:
     )
 
 
+def nearest_place(seen: Seen) -> str:
+    return min(PLACES, key=lambda name: sum((a - b) ** 2 for a, b in zip(PLACES[name], seen.place, strict=True)))
+
+
 def well_placed(seen: list[Seen], scene: Scene) -> bool:
     """One thing: nearest to its place of all. Two: apart in the direction asked, more than across it."""
     if not scene.where:
         return True
     if len(seen) == 1:
-        near = min(PLACES, key=lambda name: sum((a - b) ** 2 for a, b in zip(PLACES[name], seen[0].place, strict=True)))
-        return near == scene.where
+        return nearest_place(seen[0]) == scene.where
     right, down = (second - first for first, second in zip(seen[0].place, seen[1].place, strict=True))
     along = {"above": down, "below": -down, "left of": right, "right of": -right}[scene.where]
     across = right if scene.where in ("above", "below") else down
     return along > 0.15 and along > abs(across)
-
-
-def without_sizes(scene: Scene) -> Scene:
-    return replace(scene, things=tuple(replace(thing, size="") for thing in scene.things))

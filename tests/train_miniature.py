@@ -78,7 +78,8 @@ class Words:
             x = x + self.attention(f"encoder.block.{layer}.layer.0", x, known)
             block = f"encoder.block.{layer}.layer.1"
             y = rms(x, self.weights[f"{block}.layer_norm.weight"])
-            gate, value, out = (self.weights[f"{block}.DenseReluDense.{name}.weight"].float() for name in ("wi_0", "wi_1", "wo"))
+            names = (f"{block}.DenseReluDense.{name}.weight" for name in ("wi_0", "wi_1", "wo"))
+            gate, value, out = (self.weights[name].float() for name in names)
             x = x + (F.gelu(y @ gate.T, approximate="tanh") * (y @ value.T)) @ out.T
         return rms(x[:, -1], self.weights["encoder.final_layer_norm.weight"])
 
@@ -256,7 +257,9 @@ def rope_of(side: int) -> tuple[torch.Tensor, torch.Tensor]:
     y, x = torch.meshgrid(places, places, indexing="ij")
     ids = torch.stack([torch.zeros_like(x), y, x], -1).view(-1, 3)
     ids = torch.cat([torch.zeros(TEXT, 3, dtype=torch.float64), ids])
-    turns = [ids[:, i, None] / 10000 ** (torch.arange(0, d, 2, dtype=torch.float64) / d) for i, d in enumerate((16, 56, 56))]
+    turns = [
+        ids[:, i, None] / 10000 ** (torch.arange(0, d, 2, dtype=torch.float64) / d) for i, d in enumerate((16, 56, 56))
+    ]
     angles = torch.cat(turns, -1).repeat_interleave(2, -1)
     signs = torch.tensor([-1.0, 1.0]).repeat(64)
     return angles.cos().float()[None, None], (angles.sin() * signs).float()[None, None]

@@ -6,7 +6,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from . import redux, waiting
+from . import redux, scenes, waiting
 
 
 class Watch(TorchDispatchMode):
@@ -207,5 +207,6 @@ NODE_CLASS_MAPPINGS = {
         ProbeObject,
         *redux.NODES,
         *waiting.NODES,
+        *scenes.NODES,
     )
 }
