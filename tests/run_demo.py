@@ -1,4 +1,7 @@
-"""`python dev.py demo`: runs a template in a real ComfyUI on the CPU and prints the picture's path last."""
+"""`python dev.py demo`: runs a template in a real ComfyUI on the CPU and prints the picture's path last.
+
+It draws with the trained miniature (trained.py), which knows simple scenes: scenes.py has its words.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,26 @@ import sys
 import time
 from pathlib import Path
 
+import flat_vae
 import miniature
-from comfyui import ROOT, ComfyUI, ComfyUIError
+import scenes
+import trained
+from comfyui import ROOT, ComfyUI, ComfyUIError, link_folder
 
-SMALL_SIDE, FEW_STEPS = 256, 4  # a CPU does this in seconds; the template's own 1024 × 1024 and 28 steps take an hour
+SMALL_SIDE, FEW_STEPS = 256, 12
+PROMPT = "a large yellow circle above a large green triangle on cyan"
 
 
 def main() -> int:
     options = parse()
     workflow = json.loads(options.workflow.read_text(encoding="utf-8"))
     base = ROOT / ".dev" / "demo"
-    say("writing miniature model files (random weights: the picture is a texture, not a photograph)")
+    say("writing miniature model files (a toy that proves the machinery: it draws simple scenes, no photographs)")
     miniature.write_set(base / "models")
+    trained.place(base / "models")
+    flat_vae.write_previews(base / "models" / "vae_approx")
     server = ComfyUI(base, arguments=("--cpu",))
+    link_folder(base / "custom_nodes" / "narrow_flux", trained.NARROW_FLUX)
     say(f"starting ComfyUI, log in {server.log_path}")
     with server:
         graph = server.to_api(workflow)
@@ -42,18 +52,29 @@ def main() -> int:
 def parse():
     parser = argparse.ArgumentParser(prog="python dev.py demo")
     parser.add_argument("--out", type=Path, default=ROOT / ".dev" / "pictures", help="folder for the pictures")
-    parser.add_argument("--prompt", help="replaces the template's prompt")
+    parser.add_argument("--prompt", default=PROMPT, type=known, help=f'a scene, as in "{PROMPT}" (the default)')
     parser.add_argument("--workflow", type=Path, default=ROOT / "workflows" / "text_to_image.json")
     parser.add_argument("--keep-running", action="store_true", help="leave the page open")
     parser.add_argument("--full-size", action="store_true", help="the template's own size and steps (slow on a CPU)")
     return parser.parse_args()
 
 
+def known(prompt: str) -> str:
+    """The prompt, said to be beyond the miniature where it is no scene."""
+    try:
+        scenes.parse(prompt)
+    except ValueError as problem:
+        say(f"{problem} It draws something all the same.")
+    return prompt
+
+
 def adapt(graph: dict, options) -> None:
-    """Puts the prompt in, and makes the work small enough for a CPU."""
+    """Puts the prompt and the trained miniature in, and makes the work small enough for a CPU."""
+    for node_id in [key for key, node in graph.items() if node["class_type"] == "FluxKreaLoader"]:
+        replace_loader(graph, node_id)
     for node in graph.values():
         inputs = node["inputs"]
-        if options.prompt and node["class_type"] == "CLIPTextEncode":
+        if node["class_type"] == "CLIPTextEncode":
             inputs["text"] = options.prompt
         if options.full_size:
             continue
@@ -63,6 +84,15 @@ def adapt(graph: dict, options) -> None:
             inputs.update(width=SMALL_SIDE, height=SMALL_SIDE)
         if "steps" in inputs:
             inputs["steps"] = FEW_STEPS
+
+
+def replace_loader(graph: dict, node_id: str) -> None:
+    del graph[node_id]
+    links = trained.load(graph, f"{node_id} trained")
+    for node in graph.values():
+        for name, value in node["inputs"].items():
+            if isinstance(value, list) and value[0] == node_id:
+                node["inputs"][name] = links[value[1]]
 
 
 def show(event: dict, graph: dict) -> None:

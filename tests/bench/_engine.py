@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ comfy.cli_args.args.use_pytorch_cross_attention = True
 comfy.cli_args.args.cpu = not torch.cuda.is_available()
 
 import comfy.sd  # noqa: E402
+from flux_krea.nodes.model_files import weights  # noqa: E402
 
 DEVICE = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
@@ -33,6 +35,26 @@ def load_vae(path: Path | str):
 def encode(clip_l: Path | str, t5: Path | str, prompt: str) -> list:
     clip = comfy.sd.load_clip([str(clip_l), str(t5)], clip_type=comfy.sd.CLIPType.FLUX)
     return clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+
+
+def encode_all(clip_l: Path | str, t5: Path | str, prompts: list[str], tokens: int) -> list[list]:
+    """A conditioning for each prompt, by encoders of any size, their padding cut to so many tokens."""
+    options = weights.encoder_options(weights.inspect(clip_l), weights.inspect(t5))
+    clip = comfy.sd.load_clip([str(clip_l), str(t5)], clip_type=comfy.sd.CLIPType.FLUX, model_options=options)
+    cut = {"t5xxl_min_length": tokens}
+    return [clip.encode_from_tokens_scheduled(clip.tokenize(prompt, tokenizer_options=cut)) for prompt in prompts]
+
+
+def narrow_flux() -> None:
+    """Lets this ComfyUI load models narrower than FLUX.1."""
+    importlib.import_module("narrow_flux")
+
+
+def with_easycache(model, threshold: float):
+    """Core's EasyCache node with its own defaults but the threshold."""
+    from comfy_extras.nodes_easycache import EasyCacheNode
+
+    return EasyCacheNode.execute(model, threshold, 0.15, 0.95, False).args[0]
 
 
 def random_conditioning(seed: int = 0, tokens: int = 256) -> list:
