@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The project's commands. Only Python 3.10+ with pip is assumed; everything else goes into .venv/ and .dev/.
 
-    python dev.py demo                 a picture from a real ComfyUI on the CPU, with miniature model files
+    python dev.py demo                 a picture from a real ComfyUI on the CPU, with a trained miniature of FLUX.1
     python dev.py test [PYTEST ARGS]   the whole test suite
     python dev.py comfyui [-- ARGS]    ComfyUI with this pack, in the foreground
     python dev.py bench [NAME]         benchmarks, one JSON object a line

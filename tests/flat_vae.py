@@ -4,6 +4,9 @@ The encoder sorts each pixel into a corner of the colour cube (red, green and bl
 8 × 8 pixels; the latent that the model sees is GAIN · (mean - 1/2), in three of the sixteen channels. The decoder enlarges
 smoothly, makes the slope at a half steep, so that edges are sharp and round shapes round, and gives each corner its colour.
 All activations are ReLU, so what must keep its sign goes as a pair: x and -x, each cut at 0.
+
+`write_full` does as much in the layout of FLUX's own autoencoder, ten times slower: block means in, a smooth enlargement
+out. Its only nonlinearities are norms and swish, so edges stay soft and colours are the cube's own.
 """
 
 from __future__ import annotations
@@ -16,6 +19,10 @@ import numpy
 import scenes
 
 GAIN = miniature.LATENT_GAIN
+SHIFT, SCALE = (
+    miniature.CONSTANTS["vae_shift"],
+    miniature.CONSTANTS["vae_scale"],
+)  # the model sees (latent - SHIFT) · SCALE
 STEEP = 5.0  # the slope of the decoder's edges; the zeros beyond the picture's border weaken its outermost pixels to a quarter
 INWARD = 1 / 8  # the latent's size inside TAESD, whose first layer squeezes what is large
 # Between which values of the shown colour a channel goes from off to on. The palette leaves a gap in each.
@@ -87,7 +94,7 @@ def clipped(built: Built, block: str, colour: int, sources: dict[int, float], bi
 
 def write(path: Path) -> Path:
     """Both halves in one file, as ComfyUI takes them from models/vae."""
-    values = {"vae_scale": miniature.CONSTANTS["vae_scale"] * INWARD, "vae_shift": miniature.CONSTANTS["vae_shift"]}
+    values = {"vae_scale": SCALE * INWARD, "vae_shift": SHIFT}
     for name, half in (("encoder", encoder(INWARD)), ("decoder", decoder(INWARD))):
         values |= {f"taesd_{name}.{key}": value for key, value in half.items()}
     return miniature.write_values(path, miniature.tiny_vae_layout(), values, "built by hand, for flat pictures")
@@ -97,3 +104,42 @@ def write_previews(folder: Path) -> Path:
     """The decoder alone, which ComfyUI's previews find in models/vae_approx."""
     path = folder / "taef1_decoder.safetensors"
     return miniature.write_values(path, miniature.tiny_decoder_layout(), decoder(), "built by hand, for flat pictures")
+
+
+# --- FLUX's own layout ----------------------------------------------------------------------------------------------
+
+LARGE = (
+    64.0  # each colour x goes as x, -x, LARGE, -LARGE: then a norm's mean is 0 and its deviation hardly depends on x
+)
+VALUES = numpy.array([1, -1, 0, 0]), numpy.array([0, 0, 1, -1]) * LARGE
+
+
+def full() -> Built:
+    """The autoencoder of 83.8 million parameters. All residual branches add nothing; norms are one and zero."""
+    built = Built(miniature.vae_layout("F32"))
+    for key, weight in built.items():
+        if "norm" in key and key.endswith("weight"):
+            weight[:] = 1
+        if "nin_shortcut.weight" in key:
+            weight[range(12), range(12), 0, 0] = 1
+        if "downsample.conv.weight" in key or "upsample.conv.weight" in key:
+            signal = numpy.roll(MEAN, (-1, -1), (0, 1)) if "downsample" in key else SMOOTH  # FLUX pads right and below
+            for channel in range(12):
+                weight[channel, channel] = signal if channel % 4 < 2 else POINT
+    for colour in range(3):
+        for kind in range(4):
+            channel, (sign, constant) = 4 * colour + kind, (values[kind] for values in VALUES)
+            built.take("encoder.conv_in", channel, {colour: sign}, constant)
+            inward = 2 * SCALE / GAIN * sign
+            built.take("decoder.conv_in", channel, {colour: inward}, constant - inward * SHIFT)
+        # Behind the norm, swish(u) - swish(-u) is u. The encoder's groups hold sixteen channels, the decoder's four.
+        for half, deviation, gain in (("encoder", 6 / 16, GAIN / 2 / SCALE), ("decoder", 2 / 4, 1.0)):
+            factor = LARGE * deviation**0.5 * gain
+            built.take(f"{half}.conv_out", colour, {4 * colour: factor, 4 * colour + 1: -factor})
+    built["encoder.conv_out.bias"][:16] = SHIFT
+    built["encoder.conv_out.bias"][16:] = -30  # the logarithm of the variance: nothing is drawn at random
+    return built
+
+
+def write_full(path: Path) -> Path:
+    return miniature.write_values(path, miniature.vae_layout("F32"), full(), "built by hand, block means")

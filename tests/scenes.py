@@ -206,19 +206,19 @@ def look(pixels: numpy.ndarray) -> tuple[str, list[Seen]]:
 
 def parts(labels: numpy.ndarray, background: int) -> list[numpy.ndarray]:
     """Connected areas of one colour, as masks; seams along an edge and specks are left out."""
-    left, found = labels != background, []
+    wide = numpy.pad(labels, 1, constant_values=-1)
+    beside = numpy.stack([wide[:-2, 1:-1], wide[2:, 1:-1], wide[1:-1, :-2], wide[1:-1, 2:]])
+    cores = (beside == labels).all(0) & (labels != background)
+    left, found = cores.copy(), []
     while left.any():
-        start = numpy.argwhere(left)[0]
         part = numpy.zeros_like(left)
-        part[tuple(start)] = True
-        same = labels == labels[tuple(start)]
-        while True:
-            grown = spread(part) & same
-            if (grown == part).all():
-                break
-            part = grown
+        part[tuple(numpy.argwhere(left)[0])] = True
+        same, grown = labels == labels[part][0], spread(part)
+        while (grown & same & ~part).any():
+            part |= grown & same
+            grown = spread(part)
         left &= ~part
-        if (~spread(~part)).sum() >= 6:
+        if (part & cores).sum() >= 6:
             found.append(part)
     return found
 

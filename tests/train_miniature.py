@@ -180,6 +180,10 @@ class Network(torch.nn.Module):
         self["img_in.weight"].data[:, LIVE * 4 :] = 0
         self["img_in.weight"].data.mul_(2)
 
+    def read(self, path: Path) -> None:
+        for key, value in load_file(path).items():
+            self[key].data.copy_(value)
+
     def __getitem__(self, key: str) -> torch.nn.Parameter:
         return self.weights[key.replace(".", "/")]
 
@@ -360,6 +364,8 @@ class Trainer:
         self.batches = Batches(self.words, options.seed, options.pool)
         self.ropes = {side: rope_of(side) for side in {*SMALL, *LARGE}}
         self.network = Network(options.seed)
+        if options.start:
+            self.network.read(options.start)
         self.average = Average(self.network)
 
     def batch(self, step: int, sides: tuple[int, ...] = LARGE):
@@ -466,6 +472,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=120, help="ends the first stage then, if not done before")
     parser.add_argument("--save-every", type=int, default=100)
     parser.add_argument("--pool", type=int, default=12000, help="scenes to draw from, each drawn anew every time")
+    parser.add_argument("--start", type=Path, help="a file of an earlier run to go on from")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
