@@ -204,6 +204,12 @@ def look(pixels: numpy.ndarray) -> tuple[str, list[Seen]]:
     return names[background], sorted(found, key=lambda seen: -seen.area)
 
 
+def clearness(pixels: numpy.ndarray) -> float:
+    """The share of pixels that have one of the palette's colours, give or take a little."""
+    palette = numpy.array([colour for _, colour in COLOURS.values()])
+    return float((abs(pixels[:, :, None] - palette).max(-1).min(-1) < 0.04).mean())
+
+
 def parts(labels: numpy.ndarray, background: int) -> list[numpy.ndarray]:
     """Connected areas of one colour, as masks; seams along an edge and specks are left out."""
     wide = numpy.pad(labels, 1, constant_values=-1)

@@ -38,7 +38,7 @@ TEXT = 22  # the longest prompt and some padding; the rest of the padding counts
 PAD, END, FULL_TEXT = 0, 1, 256
 WINDOW = 4  # how far back a word of the miniature T5 sees
 GUIDANCE = (1.0, 8.0)
-SMALL, LARGE = (8, 12, 8, 12, 16, 12), (12, 16, 12, 16, 32, 16)  # sides of the latents, step after step, in either half
+SMALL, LARGE = (8, 12, 8, 12, 16, 12), (16, 16, 12, 16, 16, 32)  # sides of the latents, step after step, in either half
 
 
 # --- words ----------------------------------------------------------------------------------------------------------
@@ -381,10 +381,12 @@ class Trainer:
         return side, x, noise, t, mixed, rows, mask
 
     def flow(self, steps: int) -> None:
-        optimizer, began, losses = Muon(self.network, 4e-3), time.monotonic(), []
+        optimizer, began, losses = Muon(self.network, self.options.rate), time.monotonic(), []
         done = 0.0
         for step in range(steps):
-            side, x, noise, t, mixed, rows, mask = self.batch(step, SMALL if done < 0.5 else LARGE)
+            side, x, noise, t, mixed, rows, mask = self.batch(
+                step, SMALL if done < 0.5 and not self.options.start else LARGE
+            )
             ones = torch.ones(len(t))
             guess = self.network(mixed, self.words.table[rows], t, ones, mask, self.ropes[side])
             loss = F.mse_loss(guess, noise - x)
@@ -429,7 +431,8 @@ class Trainer:
         recent = sum(losses[-50:]) / len(losses[-50:])
         print(f"{stage} {step + 1}/{steps} loss {recent:.4f} {time.monotonic() - began:.0f} s", flush=True)
         if (step + 1) % self.options.save_every == 0 or step + 1 == steps:
-            print(f"{stage} {step + 1}/{steps} score {self.score(32)}", flush=True)
+            how = {"cfg": 3.0} if stage == "flow" else {"guidance": 3.0}
+            print(f"{stage} {step + 1}/{steps} {how} score {self.score(32, **how)}", flush=True)
             self.save(self.options.out)
 
     def save(self, path: Path) -> None:
@@ -447,9 +450,15 @@ class Trainer:
         shift = math.exp(0.5)
         levels = [shift / (shift + steps / (steps - i) - 1) if i < steps else 0.0 for i in range(steps + 1)]
         mask = padding_mask(rows, self.pad_row, side, full)
+        bare = self.words.of([""]).expand_as(rows)
+        bare_mask = padding_mask(bare, self.pad_row, side, full)
+        network, rope = self.average.network, self.ropes[side]
         for now, then in zip(levels, levels[1:], strict=False):
             t, g = torch.full((count,), now), torch.full((count,), guidance)
-            v = self.average.network(x, self.words.table[rows], t, g, mask, self.ropes[side])
+            v = network(x, self.words.table[rows], t, g, mask, rope)
+            if cfg != 1:
+                free = network(x, self.words.table[bare], t, g, bare_mask, rope)
+                v = free + cfg * (v - free)
             x = x + (then - now) * v
         cubes = latents(x, side).permute(0, 2, 3, 1).numpy() / miniature.LATENT_GAIN + 0.5
         results = [scenes.score(picture_of(cube, 128), scene) for cube, scene in zip(cubes, wanted, strict=True)]
@@ -473,6 +482,7 @@ def main() -> None:
     parser.add_argument("--save-every", type=int, default=100)
     parser.add_argument("--pool", type=int, default=12000, help="scenes to draw from, each drawn anew every time")
     parser.add_argument("--start", type=Path, help="a file of an earlier run to go on from")
+    parser.add_argument("--rate", type=float, default=4e-3, help="the first stage's highest learning rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()

@@ -154,6 +154,34 @@ def test_inpainting_changes_what_the_mask_covers_and_nothing_else(comfyui, some)
     assert abs(after - unchanged)[:, SIDE // 2 :].max() > 0.3
 
 
+def test_guidance_pulls_pictures_to_their_prompts(comfyui):
+    """In few steps guidance 1 leaves much undecided; more of it gives clearer pictures that show more of what was asked."""
+    wanted = scenes.held_out_scenes(24, seed=2)
+    graph = SceneGraph(wanted)
+    nodes = {guidance: graph.save(graph.drawn(guidance=guidance, steps=4)) for guidance in (1.0, 3.0, 8.0)}
+
+    history = comfyui.run(graph)
+
+    weak, usual, strong = (pictures(comfyui, history, node) for node in nodes.values())
+    assert met(weak, wanted) < met(usual, wanted)
+    assert numpy.mean([scenes.clearness(one) for one in weak]) < numpy.mean([scenes.clearness(one) for one in strong])
+    assert numpy.mean([abs(a - b).mean() for a, b in zip(weak, strong, strict=True)]) > 0.01
+
+
+def test_the_krea_schedule_draws_what_is_asked_at_a_size_where_simple_differs(comfyui):
+    """At 256 px the reference's shift is 0.5 and ComfyUI's stays 1.15: simple spends its steps on the noise."""
+    wanted = scenes.held_out_scenes(8, seed=3)
+    graph = SceneGraph(wanted)
+    nodes = [graph.save(graph.drawn(scheduler=name, side=256, steps=6)) for name in ("krea", "simple")]
+
+    history = comfyui.run(graph)
+
+    krea, simple = (pictures(comfyui, history, node) for node in nodes)
+    assert met(krea, wanted) >= 7
+    assert met(krea, wanted) >= met(simple, wanted)
+    assert numpy.mean([abs(a - b).mean() for a, b in zip(krea, simple, strict=True)]) > 0.003
+
+
 def test_a_batch_of_one_prompt_is_of_different_pictures_that_all_meet_it(comfyui):
     scene = scenes.parse("a red circle on blue")  # says nothing about the place
     graph = SceneGraph([scene])
