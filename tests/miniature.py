@@ -30,6 +30,9 @@ TILE_VALUES = 1_048_573
 # fp8_scaled files keep their numbers near the middle of the fp8 range and store the factor that brings them back.
 FP8_SPREAD = 16.0
 
+# The hand-built VAE: corners of the colour cube lie at plus and minus half of this in the latents that the model sees.
+LATENT_GAIN = 2.0
+
 CONSTANTS = {
     # FLUX's latents are (z - shift) * scale.
     "vae_scale": 0.3611,
@@ -375,6 +378,14 @@ def header_of(layout: Layout, metadata: dict[str, str] | None = None) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
+def read_layout(path: Path | str) -> Layout:
+    """The layout of a safetensors file."""
+    with open(path, "rb") as file:
+        entries = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    entries.pop("__metadata__", None)
+    return {key: (entry["dtype"], tuple(entry["shape"])) for key, entry in entries.items()}
+
+
 def write_header_only(
     path: Path | str,
     layout: Layout,
@@ -399,8 +410,21 @@ def write_header_only(
 
 def write_safetensors(path: Path | str, layout: Layout, seed: int = 0) -> Path:
     """Random weights in this layout, the same bytes for the same seed; atomic, and skipped where already done."""
-    path = Path(path)
     header = header_of(layout, {"description": "miniature with random weights, for tests", "seed": str(seed)})
+    return _write(Path(path), header, layout, lambda: _Weights(layout, seed).write)
+
+
+def write_values(path: Path | str, layout: Layout, values: dict[str, numpy.ndarray], description: str) -> Path:
+    """These weights in this layout; atomic, and skipped where a file of this layout and description is there."""
+    header = header_of(layout, {"description": description})
+
+    def write(file: BinaryIO, key: str) -> None:
+        file.write(encode(numpy.asarray(values[key], numpy.float32), layout[key][0]).tobytes())
+
+    return _write(Path(path), header, layout, lambda: write)
+
+
+def _write(path: Path, header: bytes, layout: Layout, weights: Callable) -> Path:
     if _is_written(path, header, layout):
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -408,9 +432,9 @@ def write_safetensors(path: Path | str, layout: Layout, seed: int = 0) -> Path:
     try:
         with open(unfinished, "wb") as file:
             file.write(header)
-            weights = _Weights(layout, seed)
+            write = weights()
             for key in layout:
-                weights.write(file, key)
+                write(file, key)
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -437,6 +461,9 @@ class _Weights:
 
     def write(self, file: BinaryIO, key: str) -> None:
         dtype, shape = self.layout[key]
+        if key.endswith("relative_attention_bias.weight"):
+            file.write(encode(one_word_back_a_head(*shape), dtype).tobytes())
+            return
         mean, spread = self._distribution(key, shape)
         if spread == 0:
             file.write(encode(numpy.full(shape, mean, numpy.float32), dtype).tobytes())
@@ -463,17 +490,30 @@ class _Weights:
             return 0.0, 0.02
         if len(shape) == 1:  # the weight of a normalisation
             return 1.0, 0.0
-        if key.endswith(("shared.weight", "token_embedding.weight", "relative_attention_bias.weight")):
+        if key.endswith(("shared.weight", "token_embedding.weight")):
             return 0.0, 1.0
         if key.endswith("19.weight"):  # the end of TAESD's decoder; larger values would be clipped to black and white
             return 0.0, _spread(shape) / 6
-        if key.endswith("SelfAttention.q.weight"):  # T5 does not divide by the root of the head's width later on
-            return 0.0, _spread(shape) / 8
+        if key.endswith("SelfAttention.q.weight"):  # only the place of a word decides, see one_word_back_a_head
+            return 0.0, 0.0
         return 0.0, _spread(shape)
 
 
 def _spread(shape: tuple[int, ...]) -> float:
     return 1 / sqrt(prod(shape[1:]))
+
+
+def one_word_back_a_head(buckets: int, heads: int) -> numpy.ndarray:
+    """T5's bias by distance, such that head 0 looks at the word before, head 1 at the one before that, and so on.
+
+    So each word's output tells itself and what stands before it: "red circle" is another thing than "circle red". A word
+    with nothing that far back looks at itself, never at the padding, so the output does not depend on its length.
+    """
+    bias = numpy.zeros((buckets, heads), numpy.float32)
+    bias[0] = 20
+    for head in range(heads):
+        bias[head % 7 + 1, head] = 40  # T5 counts up to 7 words back one by one
+    return bias
 
 
 def encode(values: numpy.ndarray, dtype: str) -> numpy.ndarray:
