@@ -18,10 +18,12 @@ export async function sayWhatItCosts(priceOf) {
   const known = prices.filter((price) => price !== null).reduce((sum, price) => sum + price, 0);
   const unknown = prices.filter((price) => price === null).length;
   const limit = await ask("/flux_krea/spending").then(({ limits }) => limits.per_run.usd, () => null);
+  const isTooMuch = limit !== null && known > limit;
+  if (paying.length === 1 && !isTooMuch) return; // its own card says it
   const lines = [
     say("{count} API nodes: a run costs about {price}.", { count: paying.length, price: money(known) }),
     unknown ? say("The price of {count} of them is not known.", { count: unknown }) : "",
-    limit !== null && known > limit ? say("This server allows {limit} a run: it would be refused.", { limit: money(limit) }) : "",
+    isTooMuch ? say("This server allows {limit} a run: it would be refused.", { limit: money(limit) }) : "",
   ];
   toast.add({ severity: "info", summary: "FLUX Krea", detail: lines.filter(Boolean).join(" "), life: LIFE });
 }
