@@ -1,0 +1,312 @@
+"""Runware and WaveSpeed in what the others do not have: an id of ours, silence, prices asked before and bills after."""
+
+import json
+import sqlite3
+from dataclasses import replace
+
+import pytest
+from flux_krea.nodes.jobs.jobs import Jobs
+from flux_krea.nodes.providers import runware, wavespeed
+from flux_krea.nodes.providers.contract import (
+    BadAnswer,
+    BalanceTooLow,
+    ContentRefused,
+    GenerationFailed,
+    KeyRefused,
+    OverBudget,
+    RateLimited,
+    RequestRefused,
+    UnknownOutcome,
+)
+from scripted_answers import (
+    GOOD,
+    ID,
+    IMAGE,
+    RUNWARE_ITEM,
+    RUNWARE_TAKEN,
+    TASK,
+    TEXT,
+    WAVESPEED_BILL,
+    WAVESPEED_CREATED,
+    WAVESPEED_DONE,
+    WAVESPEED_PRICE,
+    drive,
+    failing,
+    planned,
+    play,
+    reply,
+)
+from standins import Standin
+
+RUNWARE, WAVESPEED = runware.PROVIDER, wavespeed.PROVIDER
+SILENT = reply({"data": []})
+
+
+def refusal(code, status=400, shape="errors", **more):
+    error = {"code": code, "message": "said why", **more}
+    return reply({shape: error if shape == "one" else [error]} if shape != "one" else {"error": error}, status)
+
+
+# Runware
+
+
+def test_the_journals_id_is_the_tasks_id_from_the_first_call_to_the_last():
+    calls, job, delivery = drive(RUNWARE, TEXT, *GOOD["runware"])
+    assert {task["taskUUID"] for call in calls for task in call.json} == {TASK} and job == {"task": TASK}
+    assert (delivery.seed, delivery.cost_usd, delivery.flags, delivery.request_id) == (7, 0.0098, (False,), TASK)
+
+
+def test_a_task_that_is_there_already_is_the_one_whose_answer_was_lost():
+    for shape in ("errors", "error", "one"):
+        _, end = play(RUNWARE.submit(planned(RUNWARE, TEXT)), [refusal("conflictTaskUUID", shape=shape)])
+        assert end == {"task": TASK}
+
+
+@pytest.mark.parametrize("shape", ["errors", "error", "one"])
+@pytest.mark.parametrize(
+    ("code", "status", "kind", "paid"),
+    [
+        ("invalidApiKey", 401, KeyRefused, False),
+        ("insufficientCredits", 402, BalanceTooLow, False),
+        ("quotaExceeded", 400, BalanceTooLow, False),
+        ("invalidWidth", 400, RequestRefused, False),
+        ("unsupportedSeedImage", 400, RequestRefused, False),
+        ("contentPolicyViolation", 400, ContentRefused, False),
+        ("promptBlocked", 400, ContentRefused, False),
+        ("rateLimitExceeded", 429, RateLimited, False),
+        ("internalServerError", 500, UnknownOutcome, None),
+        ("timeoutProvider", 504, UnknownOutcome, None),
+        ("providerError", 200, GenerationFailed, None),
+    ],
+)
+def test_runwares_refusals_are_read_by_their_code_in_every_shape(shape, code, status, kind, paid):
+    error = failing(kind, RUNWARE, TEXT, refusal(code, status, shape))
+    assert error.paid is paid and "said why" in str(error)
+
+
+def test_pictures_are_matched_by_the_tasks_id_and_never_by_their_order():
+    other = RUNWARE_ITEM | {"taskUUID": "another", "imageURL": "https://im.runware.ai/other.png"}
+    _, _, delivery = drive(RUNWARE, TEXT, RUNWARE_TAKEN, reply({"data": [other, RUNWARE_ITEM]}))
+    assert delivery.pictures == ("https://im.runware.ai/a.png",)
+
+
+@pytest.mark.parametrize(("cost", "told"), [(0, None), (0.01, 0.01), ("free", None)])
+def test_a_cost_of_nothing_is_no_price(cost, told):
+    _, _, delivery = drive(RUNWARE, TEXT, RUNWARE_TAKEN, reply({"data": [RUNWARE_ITEM | {"cost": cost}]}))
+    assert delivery.cost_usd == told
+
+
+@pytest.mark.parametrize(("item", "flag"), [({}, False), ({"NSFWContent": True}, True), ({"NSFWContent": "no"}, None)])
+def test_a_flagged_picture_is_delivered_and_says_so(item, flag):
+    answers = (RUNWARE_TAKEN, reply({"data": [RUNWARE_ITEM | item]}))
+    assert drive(RUNWARE, TEXT, *answers)[2].flags == (flag,)
+    assert drive(RUNWARE, replace(TEXT, safety_checker=False), *answers)[2].flags == (None,)
+
+
+def test_silence_is_no_end_and_the_tasks_record_is_asked_after_a_while():
+    record = {"taskType": "getTaskDetails", "taskUUID": TASK, "response": {"data": [RUNWARE_ITEM]}}
+    calls, _, delivery = drive(RUNWARE, TEXT, RUNWARE_TAKEN, *[SILENT] * 20, reply({"data": [record]}))
+    assert [call.json[0]["taskType"] for call in calls[-2:]] == ["getResponse", "getTaskDetails"]
+    assert delivery.pictures == ("https://im.runware.ai/a.png",)
+    error = failing(UnknownOutcome, RUNWARE, TEXT, SILENT, job={"task": TASK})
+    assert error.paid is None and "look at https://my.runware.ai" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"), [("nsfwContentDetected", ContentRefused), ("timeoutProvider", GenerationFailed)]
+)
+def test_a_task_that_ends_without_a_picture_may_be_billed(code, kind):
+    assert failing(kind, RUNWARE, TEXT, RUNWARE_TAKEN, refusal(code, 200, taskUUID=TASK)).paid is None
+
+
+def test_errors_of_another_task_are_not_ours():
+    other = refusal("timeoutProvider", 200, taskUUID="another")
+    _, _, delivery = drive(RUNWARE, TEXT, RUNWARE_TAKEN, other, reply({"data": [RUNWARE_ITEM]}))
+    assert delivery.pictures
+
+
+def test_a_lost_task_is_looked_for_by_its_id_in_both_places():
+    waiting = {"taskType": "imageInference", "taskUUID": TASK, "status": "processing"}
+    for script in ([reply({"data": [waiting]})], [SILENT, reply({"data": [{"taskUUID": TASK, "request": []}]})]):
+        calls, found = play(RUNWARE.find_lost(planned(RUNWARE, TEXT), 60.0), list(script))
+        assert found == ({"task": TASK},) and len(calls) == len(script)
+    assert play(RUNWARE.find_lost(planned(RUNWARE, TEXT), 60.0), [SILENT])[1] == ()
+
+
+@pytest.mark.parametrize("field", ["webhookURL", "uploadEndpoint", "taskUUID", "outputType", "maskImage"])
+def test_a_shared_workflow_says_nothing_of_who_else_gets_the_picture(field):
+    with pytest.raises(RequestRefused, match=f"extra may not set {field} at Runware"):
+        RUNWARE.plan(replace(TEXT, extra={field: "https://attacker.example"}))
+
+
+@pytest.mark.parametrize(
+    ("asked", "size"),
+    [((1024, 1024), (1024, 1024)), ((1000, 700), (1024, 704)), ((4096, 1024), (2048, 512)), ((64, 64), (128, 128))],
+)
+def test_runware_makes_multiples_of_64(asked, size):
+    plan = RUNWARE.plan(replace(TEXT, width=asked[0], height=asked[1]))
+    assert plan.size == size and ("size" in {change.parameter for change in plan.changes}) == (asked != size)
+    assert RUNWARE.plan(IMAGE).size == (128, 128)  # in the size of its image, which has 64 a side
+
+
+# Runware, over HTTP
+
+
+@pytest.fixture
+def at_runware(tmp_path, monkeypatch):
+    with Standin("runware") as standin:
+        for name, value in {**standin.env, "FLUX_KREA_PATIENCE_SECONDS": "1.5"}.items():
+            monkeypatch.setenv(name, value)
+        jobs = Jobs(tmp_path / "private", tmp_path / "pictures")
+        yield standin, jobs, tmp_path
+        jobs.close()
+
+
+def submitted(standin) -> list[str]:
+    tasks = [task for request in standin.kept if request.body for task in request.json()]
+    return [task["taskUUID"] for task in tasks if task["taskType"] == "imageInference"]
+
+
+@pytest.mark.parametrize("kind", ["reset_before", "reset_after", "malformed", "html"])
+def test_a_call_whose_answer_was_lost_is_sent_again_with_the_same_id_and_paid_once(at_runware, kind):
+    standin, jobs, _ = at_runware
+    standin.set(job_seconds=2.0, silent_while_running=True)  # so that looking finds nothing
+    standin.fault("list", "status", None, status=500)
+    standin.fault("submit", kind)
+    with standin.recording():
+        result = jobs.start("runware", TEXT).future.result(30)
+        ids = submitted(standin)
+    assert result.pictures and standin.state()["accepted"] == 1
+    assert len(ids) == 2 and len(set(ids)) == 1
+
+
+def test_after_too_long_a_time_nothing_is_sent_again(at_runware):
+    standin, jobs, folder = at_runware
+    standin.fault("submit", "status", None, status=500)
+    with pytest.raises(UnknownOutcome):
+        jobs.start("runware", TEXT).future.result(30)
+    standin.reset()
+    with sqlite3.connect(folder / "private" / "journal.sqlite3") as journal:
+        journal.execute("UPDATE jobs SET sent = sent - 3600")
+    journal.close()
+    with standin.recording(), pytest.raises(UnknownOutcome):
+        jobs.start("runware", TEXT).future.result(30)
+    assert standin.state()["accepted"] == 0
+    with sqlite3.connect(folder / "private" / "journal.sqlite3") as journal:
+        journal.execute("UPDATE jobs SET sent = sent + 3600")
+    journal.close()
+    assert jobs.start("runware", TEXT).future.result(30).pictures and standin.state()["accepted"] == 1
+
+
+# WaveSpeed
+
+
+def body(data, status=200):
+    return reply({"code": status, "message": "success", "data": data}, status)
+
+
+def test_wavespeed_is_asked_for_its_price_before_and_for_the_bill_after():
+    calls, job, delivery = drive(WAVESPEED, TEXT, *GOOD["wavespeed"])
+    assert [call.url.rsplit("/", 1)[1] for call in calls] == ["price", "flux-krea-dev-lora", "result", "search"]
+    assert calls[0].json["inputs"] == calls[1].json == WAVESPEED.plan(TEXT).payload
+    assert (job, delivery.cost_usd, delivery.flags) == ({"id": ID}, 0.024, (False,))
+
+
+def test_a_price_far_above_what_the_limits_counted_is_refused_before_it_is_paid():
+    answers = [body({"price": 0.06})]
+    error = failing(OverBudget, WAVESPEED, TEXT, *answers)
+    assert error.paid is False and "$0.06" in str(error) and "$0.025" in str(error)
+    _, end = play(WAVESPEED.submit(WAVESPEED.plan(TEXT)), [body({"price": 0.03}), WAVESPEED_CREATED])
+    assert end == {"id": ID}
+
+
+def test_the_older_address_tells_the_price_where_the_newer_does_not_and_nobody_has_to():
+    missing = reply({"code": 404}, 404)
+    calls, _ = play(WAVESPEED.submit(WAVESPEED.plan(TEXT)), [missing, body({"unit_price": 0.025}), WAVESPEED_CREATED])
+    assert [call.url.rsplit("/", 1)[1] for call in calls] == ["price", "pricing", "flux-krea-dev-lora"]
+    assert play(WAVESPEED.submit(WAVESPEED.plan(TEXT)), [missing, missing, WAVESPEED_CREATED])[1] == {"id": ID}
+    assert failing(OverBudget, WAVESPEED, TEXT, missing, body({"unit_price": 1})).paid is False
+
+
+@pytest.mark.parametrize("bill", [reply(b"", 500), reply([]), body({"items": []}), body({"items": [{"price": None}]})])
+def test_a_picture_does_not_wait_for_its_bill(bill):
+    answers = (WAVESPEED_PRICE, WAVESPEED_CREATED, body(WAVESPEED_DONE), bill)
+    _, _, delivery = drive(WAVESPEED, TEXT, *answers)
+    assert delivery.cost_usd is None and delivery.pictures
+
+
+@pytest.mark.parametrize(
+    ("change", "flags"), [({"has_nsfw_contents": [True]}, (True,)), ({"has_nsfw_contents": None}, (None,))]
+)
+def test_wavespeeds_flags_have_three_values(change, flags):
+    answers = (WAVESPEED_PRICE, WAVESPEED_CREATED, body(WAVESPEED_DONE | change), WAVESPEED_BILL)
+    assert drive(WAVESPEED, TEXT, *answers)[2].flags == flags
+
+
+@pytest.mark.parametrize(
+    ("data", "kind", "paid"),
+    [
+        ({"status": "failed", "code": 1200, "error": "flagged"}, ContentRefused, False),
+        ({"status": "failed", "code": 1401, "error": "bad size"}, RequestRefused, False),
+        ({"status": "failed", "code": 1402, "error": "no such file"}, RequestRefused, False),
+        ({"status": "failed", "code": 5000, "error": "crashed"}, GenerationFailed, False),
+        ({"status": "failed", "error": "NSFW content detected"}, ContentRefused, False),
+        ({"status": "timeout"}, GenerationFailed, False),
+        ({"status": "cancelled"}, GenerationFailed, None),
+    ],
+)
+def test_how_a_prediction_ends_without_a_picture(data, kind, paid):
+    assert failing(kind, WAVESPEED, TEXT, WAVESPEED_PRICE, WAVESPEED_CREATED, body(data)).paid is paid
+
+
+def test_a_word_that_nobody_knows_is_not_an_end():
+    waiting = [body({"status": word}) for word in ("created", "processing", "pondering")]
+    answers = (WAVESPEED_PRICE, WAVESPEED_CREATED, *waiting, body(WAVESPEED_DONE), WAVESPEED_BILL)
+    calls, _, delivery = drive(WAVESPEED, TEXT, *answers)
+    assert delivery.pictures and min(call.delay for call in calls[2:-1]) >= 2.0
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "kind", "sentence"),
+    [
+        (400, "insufficient balance, please top up", BalanceTooLow, "Top up"),
+        (403, "your role lacks permission", KeyRefused, "Check the key"),
+        (401, "invalid key", KeyRefused, "before the first top-up"),
+        (429, "too many", RateLimited, "Nothing was accepted"),
+    ],
+)
+def test_wavespeeds_refusals(status, message, kind, sentence):
+    answer = reply({"code": status, "message": message}, status)
+    assert sentence in str(failing(kind, WAVESPEED, TEXT, WAVESPEED_PRICE, answer))
+
+
+def test_the_picture_is_uploaded_where_the_ticket_says_and_the_key_stays_here():
+    ticket = {"upload": {"method": "PUT", "url": "https://elsewhere.example/x", "headers": {"Content-Type": "image/png"}},
+              "download_url": "https://cdn.example/x.png"}  # fmt: skip
+    answers = [WAVESPEED_PRICE, body(ticket), reply(b""), WAVESPEED_CREATED]
+    calls, _ = play(WAVESPEED.submit(WAVESPEED.plan(IMAGE)), list(answers))
+    put, paid = calls[2:]
+    assert (put.method, put.url, put.authorize, put.body) == ("PUT", "https://elsewhere.example/x", False, IMAGE.image)
+    assert paid.json["image"] == "https://cdn.example/x.png" and paid.paid
+    assert failing(BadAnswer, WAVESPEED, IMAGE, WAVESPEED_PRICE, body({"upload": {}})).paid is False
+
+
+def test_a_lost_job_is_one_whose_own_input_is_the_payload():
+    payload = dict(WAVESPEED.plan(TEXT).payload)
+    listed = body({"items": [{"id": "a"}, {"id": "b"}, {"id": "../c"}, None, {"id": "d"}]})
+    seen = [{**payload, "strength": 0.8}, {**payload, "seed": 8}, {**payload, "image": "https://x.example/i.png"}]
+    calls, found = play(
+        WAVESPEED.find_lost(WAVESPEED.plan(TEXT), 60.0), [listed, *(body({"input": one}) for one in seen)]
+    )
+    assert found == ({"id": "a"},) and len(calls) == 4
+    assert json.dumps(calls[0].json) and not any(call.paid for call in calls)
+
+
+def test_what_wavespeed_does_not_have_is_said():
+    changes = {
+        c.parameter: c.delivered for c in WAVESPEED.plan(replace(TEXT, seed=2**31 + 5, safety_checker=False)).changes
+    }
+    assert changes == {"steps": "WaveSpeed's own", "seed": 5, "safety_checker": True}
+    for field in ("enable_sync_mode", "enable_base64_output"):
+        with pytest.raises(RequestRefused, match=f"extra may not set {field}"):
+            WAVESPEED.plan(replace(TEXT, extra={field: True}))
