@@ -19,7 +19,13 @@ UNIT, WITH_COMFYUI = "tests/unit", ("tests/integration", "tests/browser")
 # What ComfyUI brings: its own modules, and the packages of its requirements that the check's environment lacks.
 OF_COMFYUI = {"torch", "safetensors", "comfy", "comfy_api", "comfy_execution", "folder_paths", "server", "nodes"}
 OF_COMFYUI |= {"latent_preview", "node_helpers"}
-OF_COMFYUI |= {"fal_client", "openai", "replicate", "runware", "wavespeed"}  # the providers' own clients: only `test` has them
+OF_COMFYUI |= {
+    "fal_client",
+    "openai",
+    "replicate",
+    "runware",
+    "wavespeed",
+}  # the providers' own clients: only `test` has them
 
 
 def needs(test: Path) -> set[str]:
