@@ -166,8 +166,8 @@ def spent() -> Body:
 async def set_limit(body: Body) -> Body:
     """`limit` is one of the names that `spending` gives, `usd` an amount, or null for the default."""
     name, usd = body.get("limit"), body.get("usd")
-    if not isinstance(name, str):
-        raise web.HTTPBadRequest(text=f"limit must be one of {', '.join(DEFAULTS)}.")
+    if not isinstance(name, str) or "usd" not in body:
+        raise web.HTTPBadRequest(text=f"limit must be one of {', '.join(DEFAULTS)}, and usd must be said.")
     await execution.in_thread(execution.jobs().limits.set, name, usd)
     return await execution.in_thread(spent)
 

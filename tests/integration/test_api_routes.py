@@ -113,7 +113,7 @@ FOREIGN = {
     "no origin at all": {"Origin": ""},
     "another site by the browser's word": {"Sec-Fetch-Site": "cross-site"},
     "a sister site by the browser's word": {"Sec-Fetch-Site": "same-site"},
-    "a word nobody knows": {"Sec-Fetch-Site": "\t?"},
+    "a word nobody knows": {"Sec-Fetch-Site": "elsewhere"},
     "a form": {"Content-Type": "application/x-www-form-urlencoded"},
     "plain text": {"Content-Type": "text/plain"},
     "nothing said": {"Content-Type": ""},
