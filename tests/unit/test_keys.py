@@ -1,9 +1,11 @@
 import json
 import stat
+from pathlib import Path
 
 import pytest
 from fake_provider import KEY, PROVIDERS
 from flux_krea.nodes.jobs.keys import FROM_ENVIRONMENT, FROM_FILE, MISSING, Keys
+from flux_krea.nodes.providers import providers
 from flux_krea.nodes.providers.contract import KeyRefused
 
 
@@ -79,3 +81,11 @@ def test_no_secret_survives_redaction(keys, monkeypatch, secret):
 def test_plain_sentences_are_left_alone_and_long_ones_cut(keys):
     assert keys.redacted("Key refused. Check the key.") == "Key refused. Check the key."
     assert len(keys.redacted("x" * 5000)) == 600
+
+
+def test_a_file_of_version_0_1_0_is_read(tmp_path, monkeypatch):
+    monkeypatch.delenv("FAL_KEY", raising=False)
+    saved = Path(__file__).parent / "saved_by_0_1_0" / "keys.json"
+    (tmp_path / "keys.json").write_text(saved.read_text())
+    keys = Keys(tmp_path, providers())
+    assert (keys.get("fal"), keys.state("fal")) == ("fal-key-of-a-test", FROM_FILE)
