@@ -13,13 +13,13 @@ README_PICTURES = ROOT / "docs" / "images"
 WIDGETS = (
     "provider", "prompt", "image_use", "strength", "width", "height", "steps", "guidance", "seed",
     "control_after_generate", "images", "acceleration", "safety_checker", "output_format", "quality", "max_cost_usd",
-    "reuse", "extra",
+    "reuse", "extra", "loras",
 )  # fmt: skip
 VALUES = dict.fromkeys(WIDGETS) | {
     "provider": "auto", "prompt": "a red fox", "image_use": "image to image", "strength": 0.8, "width": 1024,
     "height": 1024, "steps": 12, "guidance": 4.0, "seed": 41, "control_after_generate": "fixed", "images": 1,
     "acceleration": "none", "safety_checker": True, "output_format": "png", "quality": 90, "max_cost_usd": -1,
-    "reuse": True, "extra": "",
+    "reuse": True, "extra": "", "loras": "",
 }  # fmt: skip
 # The card is a widget like others to the page, and its value is its words.
 RUN = """() => new Promise((resolve) => {
