@@ -21,8 +21,10 @@ VALUES = dict.fromkeys(WIDGETS) | {
     "acceleration": "none", "safety_checker": True, "output_format": "png", "quality": 90, "max_cost_usd": -1,
     "reuse": True, "extra": "", "loras": "",
 }  # fmt: skip
+HIDDEN_WITHOUT_IMAGE = {"image_use", "strength", "loras"}  # of LoRAs there is a list in place of the text
 # The card is a widget like others to the page, and its value is its words.
 RUN = """() => new Promise((resolve) => {
+  setTimeout(() => resolve("no end within two minutes"), 120_000);
   for (const end of ["execution_success", "execution_error", "execution_interrupted"])
     app.api.addEventListener(end, (event) => resolve(end + ": " + (event.detail?.exception_message ?? "")), { once: true });
   app.queuePrompt(0, 1);
@@ -104,8 +106,10 @@ def graph_of(page) -> dict:
 def accept_pictures(page) -> str:
     """Presses Krea Review Gate's button; returns the id of the run that then lets the pictures pass."""
     page.evaluate(
-        """() => { window.passed = new Promise((resolve) =>
-          app.api.addEventListener("execution_success", (event) => resolve(event.detail.prompt_id), { once: true })) }"""
+        """() => { window.passed = new Promise((resolve, reject) => {
+          setTimeout(() => reject(new Error("the pictures did not pass within a minute")), 60_000);
+          app.api.addEventListener("execution_success", (event) => resolve(event.detail.prompt_id), { once: true });
+        }) }"""
     )
     page.get_by_role("button", name="I have looked").press("Enter")
     return page.evaluate("() => window.passed")

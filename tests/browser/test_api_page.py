@@ -5,6 +5,7 @@ import re
 import pytest
 from comfyui import until
 from page_driver import (
+    HIDDEN_WITHOUT_IMAGE,
     RUN,
     VALUES,
     WIDGETS,
@@ -55,14 +56,14 @@ def test_only_what_the_provider_knows_is_shown_and_all_values_are_kept(page, ren
     set_value(page, "output_format", "jpeg")
     before = graph_of(page)["1"]["inputs"]
     for provider, hidden in {
-        "auto": {"image_use", "strength"},
-        "fal": {"image_use", "strength", "quality"},
-        "replicate": {"image_use", "strength"},
-        "one_min": {"image_use", "strength", "output_format"},
+        "auto": set(),
+        "fal": {"quality"},
+        "replicate": set(),
+        "one_min": {"output_format"},
     }.items():
         set_value(page, "provider", provider)
         page.wait_for_timeout(300)
-        assert set(WIDGETS) - shown(page) == hidden, provider
+        assert set(WIDGETS) - shown(page) == hidden | HIDDEN_WITHOUT_IMAGE, provider
         if renderer == "vue":
             on_page = page.locator("[data-node-id='1']").inner_text()
             assert ("quality" in on_page) == ("quality" not in hidden), provider
@@ -70,7 +71,7 @@ def test_only_what_the_provider_knows_is_shown_and_all_values_are_kept(page, ren
         page.screenshot(path=screen(f"api-{provider}-{renderer}.png"))
     set_value(page, "provider", "replicate")
     set_value(page, "output_format", "png")
-    assert set(WIDGETS) - shown(page) == {"image_use", "strength", "quality"}
+    assert set(WIDGETS) - shown(page) == {"quality"} | HIDDEN_WITHOUT_IMAGE
 
 
 def test_the_provider_narrows_what_can_be_entered_and_changes_no_value_by_itself(page, renderer):

@@ -76,6 +76,7 @@ def here(name, play, outcomes=PICTURE, at=None) -> Fault:
 
 
 REFUSED = ("BadAnswer", "picture")
+TOO_LARGE = ("TooLarge", "picture")
 AWAY = ("Unavailable", "picture")
 SPENT = ("GenerationFailed", "GenerationFailed")
 REFUNDED = ("GenerationFailed", "picture")
@@ -121,8 +122,8 @@ FAULTS = [
     lasting("picture: garbage", "garbage", REFUSED),
     lasting("picture: a web page", "html", REFUSED, status=200),
     lasting("picture: endless", "endless", REFUSED),
-    lasting("picture: bomb of 169 megapixels", "bomb", REFUSED),
-    lasting("picture: header claims 400 megapixels", "bomb_header", REFUSED),
+    lasting("picture: bomb of 169 megapixels", "bomb", TOO_LARGE),
+    lasting("picture: header claims 400 megapixels", "bomb_header", TOO_LARGE),
     lasting("picture: 104 MB", "huge", REFUSED),
     lasting("picture: slow body", "slow", AWAY, seconds=30),
     lasting("picture: expired address", "expired", ("Gone", "picture")),
