@@ -1,5 +1,6 @@
 """What browser tests do with the page: make a workflow of our nodes, open it, change widgets, look at what is shown."""
 
+import contextlib
 import io
 import json
 import os
@@ -7,6 +8,7 @@ from pathlib import Path
 
 from comfyui import ROOT
 from PIL import Image
+from playwright.sync_api import TimeoutError as NotShown
 
 SCREENS = ROOT / ".dev" / "screens"
 README_PICTURES = ROOT / "docs" / "images"
@@ -105,6 +107,7 @@ def graph_of(page) -> dict:
 
 def accept_pictures(page) -> str:
     """Presses Krea Review Gate's button; returns the id of the run that then lets the pictures pass."""
+    close_dialog(page)
     page.evaluate(
         """() => { window.passed = new Promise((resolve, reject) => {
           setTimeout(() => reject(new Error("the pictures did not pass within a minute")), 60_000);
@@ -113,6 +116,15 @@ def accept_pictures(page) -> str:
     )
     page.get_by_role("button", name="I have looked").press("Enter")
     return page.evaluate("() => window.passed")
+
+
+def close_dialog(page) -> None:
+    """Older pages say in a dialog, a moment later, that a run has failed or that images were held back."""
+    dialog = page.get_by_role("dialog").first
+    with contextlib.suppress(NotShown):
+        dialog.wait_for(timeout=2000)
+        page.keyboard.press("Escape")
+        dialog.wait_for(state="detached")
 
 
 def screen(name: str):

@@ -4,7 +4,19 @@ import shutil
 
 import pytest
 import tiny_detector
-from page_driver import RUN, TEXT, VALUES, accept_pictures, flow, load, node, screen, set_value, wait_for_text
+from page_driver import (
+    RUN,
+    TEXT,
+    VALUES,
+    accept_pictures,
+    close_dialog,
+    flow,
+    load,
+    node,
+    screen,
+    set_value,
+    wait_for_text,
+)
 
 
 @pytest.fixture
@@ -52,8 +64,7 @@ def test_the_review_button_lets_the_very_pictures_pass_that_were_shown(comfyui, 
     assert page.get_by_role("button", name="I have looked").count() == 0
     assert "look at this image" in page.evaluate(RUN)
     page.get_by_role("button", name="I have looked").wait_for()
-    page.keyboard.press("Escape")  # older pages say in a dialog that the images were held back
-    page.wait_for_timeout(500)
+    close_dialog(page)
     page.screenshot(path=screen(f"review-{renderer}.png"))
     set_value(page, "color", 0x993311)  # as a random seed would: the page's graph now makes other pictures
     (picture,) = comfyui.history(accept_pictures(page))["outputs"]["3"]["images"]
@@ -71,6 +82,5 @@ def test_the_review_button_keeps_the_seed_that_api_krea_drew(comfyui, standins, 
     kept = node(3, "SaveImage", (1040, 240), ["reviewed"], [("images", "IMAGE", 2)], size=(300, 300))
     load(page, flow(api, gate, kept, links=[[1, 1, 0, 2, 0, "IMAGE"], [2, 2, 0, 3, 0, "IMAGE"]]))
     assert "look at this image" in page.evaluate(RUN)
-    page.keyboard.press("Escape")
     assert comfyui.history(accept_pictures(page))["outputs"]["3"]["images"]
     assert standins["fal"].state()["billed"] == 1

@@ -7,6 +7,7 @@ from page_driver import (
     WIDGETS,
     accept_pictures,
     api_flow,
+    close_dialog,
     flow,
     graph_of,
     load,
@@ -168,8 +169,7 @@ def test_the_review_button_works_in_a_subgraph(comfyui, page, renderer):
     load(page, flow(images, gate, kept, links=[[1, 1, 0, 2, 0, "IMAGE"], [2, 2, 0, 3, 0, "IMAGE"]]))
     page.evaluate(CONVERT, [2])
     assert "look at this image" in page.evaluate(RUN)
-    page.wait_for_timeout(500)
-    page.keyboard.press("Escape")  # older pages say in a dialog that the images were held back
+    close_dialog(page)
     inner = page.evaluate(ENTER, "FluxKreaReview")
     page.get_by_role("button", name="I have looked").wait_for()
     page.screenshot(path=screen(f"subgraph-review-{renderer}.png"))
