@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from .bridge.choices import check_choice
 from .bridge.newer_schema import found_by
-from .sampling import redux
+from .sampling import redux, redux_tokens
 
 AS_STRENGTH = -1.0  # of end_strength: no change over the run
 
@@ -47,16 +47,16 @@ class FluxKreaRedux(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "detail",
-                    default=redux.FULL_DETAIL,
+                    default=redux_tokens.FULL_DETAIL,
                     min=1,
-                    max=redux.FULL_DETAIL,
+                    max=redux_tokens.FULL_DETAIL,
                     tooltip="Tokens along each side of a reference: 27 keeps everything, 9 the mood, 1 little more "
                     "than the colours. Fewer tokens are also faster.",
                 ),
                 io.Combo.Input(
                     "crop",
-                    options=list(redux.CROPS),
-                    default=redux.SQUASH,
+                    options=list(redux_tokens.CROPS),
+                    default=redux_tokens.SQUASH,
                     tooltip="Redux sees squares. squash: the whole picture, distorted, as the reference implementation "
                     "does. center: its middle. letterbox: the whole picture, undistorted. mask area: around the mask.",
                 ),
@@ -124,7 +124,7 @@ class FluxKreaRedux(io.ComfyNode):
         mask=None, result_mask=None, start_percent=0.0, end_percent=1.0, end_strength=AS_STRENGTH, prompt_strength=1.0,
     ):  # fmt: skip
         check_choice("strength_type", strength_type, redux.STRENGTH_TYPES)
-        check_choice("crop", crop, redux.CROPS)
+        check_choice("crop", crop, redux_tokens.CROPS)
         settings = redux.Settings(
             strength,
             strength_type,
@@ -137,7 +137,7 @@ class FluxKreaRedux(io.ComfyNode):
         redux.check(settings)
         if settings.is_nothing and strength_type == redux.ATTN_BIAS:
             return io.NodeOutput(conditioning)
-        tokens = redux.reference_tokens(style_model, clip_vision, image, crop=crop, mask=mask, detail=detail)
+        tokens = redux_tokens.reference_tokens(style_model, clip_vision, image, crop=crop, mask=mask, detail=detail)
         return io.NodeOutput(redux.apply(conditioning, tokens, settings))
 
 

@@ -6,7 +6,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from . import company, redux, small_flux, waiting
+from . import company, redux, scenes, small_flux, waiting
 
 
 class Watch(TorchDispatchMode):
@@ -238,6 +238,7 @@ NODE_CLASS_MAPPINGS = {
         *company.NODES,
         UnetLoaderGGUF,
         *redux.NODES,
+        *scenes.NODES,
         *small_flux.NODES,
         *waiting.NODES,
     )
