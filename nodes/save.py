@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 
 import folder_paths
@@ -13,8 +14,10 @@ from comfy.cli_args import args
 from comfy_api.latest import io, ui
 
 from .bridge.choices import check_choice
+from .bridge.execution import private_folder
 from .bridge.newer_schema import found_by
 from .jobs import environment
+from .providers import providers
 from .saving import content_credentials, numbered_files, picture_file
 from .saving.contents import MADE_BY_AI, SIGNS, Contents, contents_of
 from .saving.picture_file import SaveError
@@ -101,7 +104,7 @@ class FluxKreaSave(io.ComfyNode):
             sign=sign,
             embed=embed_workflow,
             metadata=not args.disable_metadata,
-            clean=without_secrets(),
+            clean=cleaner(),
         )
         files, said = save(images, filename_prefix, format, quality, contents, credentials)
         text = "\n".join(dict.fromkeys([*notes, *contents.notes, *said]))
@@ -127,10 +130,12 @@ def credentials_for(sign: str) -> tuple[content_credentials.Credentials | None, 
     return credentials, [] if credentials else [content_credentials.note_without(certificate, key)]
 
 
-def without_secrets():
-    from .bridge.secrets import without_secrets as clean  # it brings the keys, which no other start-up needs
+def cleaner() -> Callable[[str], str]:
+    """Takes secrets out of a text."""
+    from .bridge.secrets import without_secrets  # imported late: who saves nothing needs no keys
+    from .jobs.keys import Keys
 
-    return clean
+    return partial(without_secrets, keys=Keys(private_folder(), providers()))
 
 
 def save(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 
 from ..jobs.keys import HIDDEN, Keys
-from ..providers import providers
-from .execution import private_folder
 
 KEY_SHAPES = re.compile(
     r"\br8_\w{30,}|\blmnfl_[\w.-]{16,}|\bcdt_\w{16,}|\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}:[0-9a-f]{32}\b"
@@ -19,12 +17,11 @@ SIGNATURE = re.compile(
 PASSWORD = re.compile(r"(?<=://)[^/@]+@")
 
 
-def without_secrets(text: str) -> str:
+def without_secrets(text: str, keys: Keys) -> str:
     """The text without any key that is known here or has a provider's own form, and with addresses unsigned.
 
     JSON stays JSON. What has none of these comes back as it is.
     """
-    keys = Keys(private_folder(), providers())
     text = bytes(keys.without_keys(text.encode("utf-8", "surrogatepass"))).decode("utf-8", "surrogatepass")
     return ADDRESS.sub(_unsigned, KEY_SHAPES.sub(HIDDEN, text))
 

@@ -96,7 +96,7 @@ def _starts_from_picture(nodes: Graph, generator: Mapping[str, Any]) -> bool:
     """A loaded picture lies under its latent, or is wired to an API node that does not take it as Redux's reference."""
     inputs = generator["inputs"]
     if inputs.get("image") is not None:
-        return inputs.get("image_use") != "redux"
+        return bool(inputs.get("image_use") != "redux")
     latent = list(_upstream(nodes, inputs.get("latent_image")))
     encoded = any("pixels" in node["inputs"] for node in latent)
     masked = any("mask" in node["inputs"] for node in latent)
