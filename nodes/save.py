@@ -81,7 +81,7 @@ class FluxKreaSave(io.ComfyNode):
             **found_by(
                 io.Schema,
                 "save image, save png, save jpeg, save webp, metadata, exif, xmp, iptc, c2pa, content credentials, "
-                "made by ai, watermark, provenance, export",
+                "made by ai, provenance, export",
                 shelf="Image Tools",
             ),
         )
