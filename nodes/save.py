@@ -23,7 +23,7 @@ from .saving.contents import MADE_BY_AI, SIGNS, Contents, contents_of
 from .saving.picture_file import SaveError
 
 OUTSIDE = (
-    "filename_prefix leads out of ComfyUI's output folder, or is no name that a file can have: {prefix!r}. Write a name "
+    "filename_prefix leads out of ComfyUI's output folder, or is no name that a file can have: {prefix!r:.120}. Write a name "
     "such as FLUX_Krea/picture. Nothing was saved."
 )
 
@@ -112,6 +112,9 @@ class FluxKreaSave(io.ComfyNode):
 
 
 def check_images(images: torch.Tensor, file_format: str) -> None:
+    if not isinstance(images, torch.Tensor) or not images.is_floating_point():
+        kind = images.dtype if isinstance(images, torch.Tensor) else type(images).__name__
+        raise SaveError(f"images must be floating-point numbers from 0 to 1, got {kind}: nothing was saved.")
     picture_file.check_shape(images.shape, file_format)
     for index, image in enumerate(images):
         if not bool(torch.isfinite(image).all()):
@@ -192,7 +195,7 @@ def place_for(prefix: str, width: int, height: int) -> tuple[str, str, int, str]
 def to_bytes(image: torch.Tensor) -> numpy.ndarray:
     """[H, W, C] in 0..1 → bytes, in the same way as core's Save Image."""
     image = image.float() if image.dtype == torch.bfloat16 else image
-    return numpy.clip(255.0 * image.cpu().numpy(), 0, 255).astype(numpy.uint8)
+    return numpy.clip(255.0 * image.detach().cpu().numpy(), 0, 255).astype(numpy.uint8)
 
 
 @cache

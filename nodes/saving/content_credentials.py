@@ -70,14 +70,14 @@ def read_credentials(certificate: str, key: str) -> Credentials | None:
 
 def signed(content: bytes, file_format: str, source_type: str, agent: str, with_: Credentials) -> bytes:
     """The file with its Content Credentials. `agent` is this program. Raises SaveError."""
-    import c2pa
-
     manifest = {
         "claim_generator_info": [{"name": agent}],
         "format": MEDIA_TYPES[file_format],
         "assertions": [{"label": "c2pa.actions", "data": {"actions": [_action(source_type, agent)]}}],
     }
     try:
+        import c2pa
+
         info = c2pa.C2paSignerInfo(
             with_.algorithm.encode(), with_.certificates.encode(), with_.private_key.encode(), None
         )
@@ -86,7 +86,9 @@ def signed(content: bytes, file_format: str, source_type: str, agent: str, with_
         with c2pa.Signer.from_info(info) as signer, c2pa.Builder(json.dumps(manifest), context) as builder:
             builder.sign(signer, MEDIA_TYPES[file_format], io.BytesIO(content), target)
         return target.getvalue()
-    except Exception as error:  # whatever the library raises; its words may hold no path and no key
+    except (
+        Exception
+    ) as error:  # whatever the library raises, also where it is broken; its words may hold no path and no key
         said = re.sub(r"[^\w .:,()-]+", " ", str(error))[:200].strip()
         raise _impossible(f"{PACKAGE} refused the certificate or the key ({said or type(error).__name__})") from None
 

@@ -9,9 +9,9 @@ from datetime import datetime, timezone
 from typing import Any
 
 from . import xmp
-from .generation import Generation, generation_of
-from .picture_file import Texts, embedded, printable
-from .receipt import Report, read_report, receipt_of
+from .generation import Generation, generation_of, is_about_other_images
+from .picture_file import Texts, embedded
+from .receipt import Report, read_report, receipt_of, word
 
 SIGNS = NONE, MADE_BY_AI = ("none", "made by AI")
 UNKNOWN_SYSTEM = "ComfyUI"
@@ -76,8 +76,8 @@ class Contents:
 
     def _system(self, generation: Generation | None) -> str:
         """What drew it: the provider's model, else the model file's name where the workflow is embedded too."""
-        if provider := self.report.provider.get("provider_name"):
-            return f"FLUX.1 Krea [dev] ({printable(str(provider))[:60]})"
+        if provider := word(self.report.provider.get("provider_name")):
+            return self.clean(f"FLUX.1 Krea [dev] ({provider})")
         model = generation.model if generation else ""
         return self.clean(f"{model} ({UNKNOWN_SYSTEM})") if model else UNKNOWN_SYSTEM
 
@@ -101,7 +101,10 @@ def contents_of(
     clean: Callable[[str], str],
 ) -> Contents:
     """`metadata` is False under --disable-metadata; `clean` takes secrets out of a text."""
+    nodes = graph if isinstance(graph, dict) else {}
     read = read_report(report, count)
+    if is_about_other_images(nodes, node_id):
+        read = Report({}, {}, {}, "report comes from a node that these images do not come from: it was left out.")
     notes = [read.complaint] if read.complaint else []
     embeds = embed and metadata
     prompt, extras = embedded(graph, extra) if embeds else ("", {})
@@ -117,7 +120,7 @@ def contents_of(
         embeds=embeds,
         prompt=cleaned,
         extra=cleaned_extras,
-        generation=generation_of(graph if isinstance(graph, dict) else {}, node_id),
+        generation=generation_of(nodes, node_id),
         report=read,
         count=count,
         notes=tuple(notes),

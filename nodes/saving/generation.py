@@ -63,6 +63,22 @@ def generation_of(graph: Graph, node_id: str) -> Generation:
     return _described(nodes, generators[0], from_image)
 
 
+def is_about_other_images(graph: Graph, node_id: str) -> bool:
+    """Whether the report of this node comes from one of our nodes that its images do not come from.
+
+    Nor is a check about what was generated from the checked images.
+    """
+    nodes = {str(id): node for id, node in graph.items() if _is_node(node)}
+    inputs = nodes.get(str(node_id), {}).get("inputs", {})
+    reached = list(_upstream(nodes, inputs.get("images"), stop=_is_generator))
+    tellers = [node for node in _upstream(nodes, inputs.get("report"), stop=_is_ours) if _is_ours(node)]
+    return any(not any(teller is node for node in reached) for teller in tellers)
+
+
+def _is_ours(node: Mapping[str, Any]) -> bool:
+    return str(node.get("class_type")).startswith("FluxKrea")
+
+
 def _described(nodes: Graph, generator: Mapping[str, Any], from_image: bool) -> Generation:
     found = {name: _setting(nodes, generator, SEEDS if name == "seed" else (name,)) for name in LABELS}
     settings = {name: value for name, value in found.items() if isinstance(value, (str, int, float)) and value != ""}
@@ -85,7 +101,7 @@ def _is_node(node: object) -> bool:
 def _is_generator(node: Mapping[str, Any]) -> bool:
     """A sampler, or an API node. SamplerCustomAdvanced has its seed in another node."""
     inputs: Graph = node["inputs"]
-    return "sigmas" in inputs or ("steps" in inputs and not inputs.keys().isdisjoint(SEEDS))
+    return ("sigmas" in inputs and "sampler" in inputs) or ("steps" in inputs and not inputs.keys().isdisjoint(SEEDS))
 
 
 def _loads_a_picture(node: Mapping[str, Any]) -> bool:

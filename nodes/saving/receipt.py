@@ -14,6 +14,7 @@ from typing import Any
 
 WORD = re.compile(r"[A-Za-z0-9](?:[\w .:+()\[\]-]{0,118}[\w)\]])?", re.ASCII)
 LARGEST = 2**64
+MOST_IDS = 100
 NOT_CHECKED = "not checked"
 FROM_PICTURE = ("image_to_image", "inpainting")
 ASKED_INPUTS = ("width", "height", "steps", "guidance", "strength", "images", "seed")
@@ -83,9 +84,9 @@ def _provider_part(provider: Mapping[str, Any], place: int) -> dict[str, Any]:
     changes = [change for change in _list(provider, "changes") if isinstance(change, dict)]
     changes = [change for change in changes if change.get("input") in ASKED_INPUTS]
     part = {
-        "provider": _word(provider.get("provider")),
-        "mode": _word(provider.get("mode")),
-        "request_ids": [id for id in map(_word, _list(provider, "request_ids")) if id],
+        "provider": word(provider.get("provider")),
+        "mode": word(provider.get("mode")),
+        "request_ids": [id for id in map(word, _list(provider, "request_ids")[:MOST_IDS]) if id],
         "seed" if place == 0 else "seed_of_first_picture": _number(provider.get("seed")),
         "picture": place + 1,
         "pictures": len(pictures) or None,
@@ -117,11 +118,11 @@ def _safety_part(report: Report, place: int, count: int) -> dict[str, Any]:
 def _local_part(safety: Mapping[str, Any], verdict: Mapping[str, Any]) -> dict[str, Any]:
     part = {
         "local_check": "flagged" if verdict["flagged"] else "passed",
-        "detector": _word(safety.get("detector")),
-        "detector_sha256": _word(safety.get("detector_sha256")),
+        "detector": word(safety.get("detector")),
+        "detector_sha256": word(safety.get("detector_sha256")),
         "threshold": _number(safety.get("threshold")),
         "score": _number(verdict.get("score")),
-        "reasons": [reason for reason in _list(verdict, "reasons") if reason in REASONS] or None,
+        "reasons": [reason for reason in REASONS if reason in _list(verdict, "reasons")] or None,
         "redacted": safety.get("action") if verdict["flagged"] and safety.get("action") in REDACTIONS else None,
     }
     return {name: value for name, value in part.items() if value is not None}
@@ -163,7 +164,8 @@ def _list(document: Mapping[str, Any], name: str) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _word(value: object) -> str | None:
+def word(value: object) -> str | None:
+    """A name or an id, None for anything else: no path, no address, no sentence of many lines."""
     return value if isinstance(value, str) and WORD.fullmatch(value) and ".." not in value else None
 
 

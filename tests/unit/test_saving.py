@@ -304,13 +304,14 @@ def test_a_custom_sampler_is_described_by_its_parts():
         "7": {"class_type": "UNETLoader", "inputs": {"unet_name": "a\\b.safetensors"}},
         "8": {
             "class_type": "SamplerCustomAdvanced",
-            "inputs": {"noise": ["1", 0], "guider": ["2", 0], "sigmas": ["5", 0]},
+            "inputs": {"noise": ["1", 0], "guider": ["2", 0], "sigmas": ["5", 0], "sampler": ["9", 0]},
         },
+        "9": {"class_type": "KSamplerSelect", "inputs": {"sampler_name": "euler"}},
         "6": {"class_type": "FluxKreaSave", "inputs": {"images": ["8", 0]}},
     }
     made = generation_of(graph, "6")
     assert made.prompt == "a red fox" and made.model == "b.safetensors"
-    assert made.settings == {"steps": 20, "scheduler": "simple", "guidance": 3.5, "seed": 5}
+    assert made.settings == {"steps": 20, "sampler_name": "euler", "scheduler": "simple", "guidance": 3.5, "seed": 5}
 
 
 def from_picture(**sampler) -> dict:
@@ -383,6 +384,21 @@ def test_two_generations_in_one_batch_have_no_line_of_their_own():
     graph["6"]["inputs"]["images"] = ["8", 0]
     texts = contents(graph).texts(0, (8, 8))
     assert not texts.parameters and texts.prompt and b"one" not in texts.xmp
+
+
+def test_a_report_of_another_branch_is_left_out():
+    check = {"class_type": "FluxKreaSafetyCheck", "inputs": {"image": ["5", 0]}}
+    told = json.dumps({**SAFETY, "returned": [0]})
+    graph = graph_with("x")
+    graph["7"] = check
+    graph["6"]["inputs"]["report"] = ["7", 4]
+    assert "left out" in contents(graph, told).notes[0]  # the images do not come through the check
+    graph["6"]["inputs"]["images"] = ["7", 0]
+    assert contents(graph, told).report.safety and not contents(graph, told).notes
+    graph["8"] = {"class_type": "VAEEncode", "inputs": {"pixels": ["7", 0]}}
+    graph["9"] = {"class_type": "KSampler", "inputs": {"seed": 1, "steps": 4, "denoise": 0.5, "latent_image": ["8", 0]}}
+    graph["6"]["inputs"]["images"] = ["9", 0]
+    assert not contents(graph, told).report.safety  # drawn anew after the check
 
 
 # ── the receipt ──────────────────────────────────────────────────────────────────────────────────────────────────────
