@@ -2,14 +2,17 @@
 
 import io
 import json
-import os
+import shutil
+from pathlib import Path
 
 import c2pa
 import numpy
 import pytest
 import test_content_credentials as certificates
+import tiny_detector
 from api_graphs import PROMPT, PROVIDERS, ApiGraph
 from comfyui import ComfyUI, ComfyUIError
+from links import link_folder
 from PIL import Image
 from test_saving import xmp_of
 
@@ -192,6 +195,37 @@ def test_an_image_that_went_in_makes_a_composite(comfyui, standins):
         )
 
 
+@pytest.fixture
+def detector(models):
+    folder = models / "safety_checkers" / "tiny"
+    tiny_detector.write(folder)
+    yield "tiny"
+    shutil.rmtree(folder)
+
+
+def test_the_receipt_says_what_the_safety_check_and_the_provider_found(comfyui, standins, detector):
+    graph = SaveGraph()
+    api = graph.api("fal", seed=4244)
+    options = {"detector": detector, "on_flagged": "black", "scan": "whole", "device": "auto"}
+    check = graph.add(
+        "FluxKreaSafetyCheck", image=[api, 0], threshold=0.000001, provider_report=[api, 3], **options
+    )  # fmt: skip
+    (path,), _ = run(comfyui, graph, graph.save([check, 0], report=[check, 4], filename_prefix="checked"))
+    receipt = json.loads(xmp_of(path.read_bytes())["fluxkrea:Receipt"])
+    assert receipt["provider"] == "fal" and receipt["request_ids"]
+    safety = receipt["safety"]
+    assert (safety["local_check"], safety["redacted"], safety["detector"]) == ("flagged", "black", "tiny")
+    assert safety["checked"] and safety["provider_check"] == "not flagged" and 0 <= safety["score"] <= 1
+
+
+def test_a_report_from_elsewhere_is_left_out(comfyui, standins):
+    graph = SaveGraph()
+    api = graph.api("fal", seed=4245)
+    (path,), said = run(comfyui, graph, graph.save(graph.images((1, 8, 14, 3)), report=[api, 3]))
+    assert "do not come from" in said
+    assert "provider" not in json.loads(xmp_of(path.read_bytes())["fluxkrea:Receipt"])
+
+
 def test_a_key_in_the_workflow_does_not_get_into_the_file(comfyui, standins):
     graph = SaveGraph()
     graph.add("CLIPTextEncode", text=f"my key is {standins['fal'].key}", clip=["9", 0])
@@ -221,9 +255,7 @@ def signing(tmp_path_factory):
     named = {"FLUX_KREA_C2PA_CERT": chain, "FLUX_KREA_C2PA_KEY": key}
     server = ComfyUI(base, arguments=("--cpu", "--disable-metadata"), environment=named)
     server.prepare()
-    from links import link_folder
-
-    link_folder(base / "custom_nodes" / "probe", os.path.join(os.path.dirname(__file__), "probe"))
+    link_folder(base / "custom_nodes" / "probe", Path(__file__).parent / "probe")
     with server:
         yield server
 
