@@ -7,7 +7,7 @@ import { onExecuted, widgetOf } from "./widgets.js";
 /** %date:yyyy-MM-dd% and %Node.widget% are replaced in what is run; the saved workflow keeps them. */
 export function setUpSave(node, cardOf) {
   const prefix = widgetOf(node, "filename_prefix");
-  prefix.serializeValue = () => replaced(prefix.value);
+  if (prefix) prefix.serializeValue = () => replaced(prefix.value);
   onExecuted(node, ({ text = [] }) => text.length && cardOf().show(wordsContent(text)));
 }
 
