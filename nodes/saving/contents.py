@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import lru_cache
 from typing import Any
 
 from . import xmp
@@ -102,6 +103,7 @@ def contents_of(
 ) -> Contents:
     """`metadata` is False under --disable-metadata; `clean` takes secrets out of a text."""
     nodes = graph if isinstance(graph, dict) else {}
+    clean = lru_cache(clean)  # the prompt is the same in each file of a batch
     read = read_report(report, count)
     if is_about_other_images(nodes, node_id):
         read = Report({}, {}, {}, "report comes from a node that these images do not come from: it was left out.")
