@@ -132,6 +132,7 @@ class FluxKreaSafetyCheck(io.ComfyNode):
             threshold=threshold,
             scan=scan,
             device=str(where),
+            **judging.provider_part(provider_report),
         )
         scores = [UNSCORED if verdict.score is None else verdict.score for verdict in verdicts]
         ui = {"has_nsfw_concepts": flagged, "any_flagged": (any(flagged),), "text": (report,)}

@@ -25,6 +25,9 @@ OF_COMFYUI |= {
     "replicate",
     "runware",
     "wavespeed",
+    "c2pa",
+    "cryptography",
+    "pyexiv2",
 }  # the providers' own clients: only `test` has them
 
 

@@ -9,6 +9,7 @@ import { setUpProgress } from "./progress.js";
 import { generationContent, wordsContent } from "./reports.js";
 import { setUpReview } from "./review.js";
 import { setUpSafetyCheck } from "./safety_check.js";
+import { setUpSave } from "./save.js";
 import { setUpSize } from "./size.js";
 import { spendingSettings } from "./spending.js";
 import { waitingTab } from "./waiting.js";
@@ -21,6 +22,7 @@ const SET_UP = {
   FluxKreaSize: setUpSize,
   FluxKreaSafetyCheck: setUpSafetyCheck,
   FluxKreaReview: setUpReview,
+  FluxKreaSave: setUpSave,
   FluxKreaAPI: (node, cardOf) => setUpGeneration(node, cardOf(), ([report]) => generationContent(report)),
   FluxKreaSubmit: (node, cardOf) => setUpGeneration(node, cardOf(), wordsContent),
   FluxKreaCollect: (node, cardOf) => showReports(node, cardOf, ([report]) => generationContent(report)),

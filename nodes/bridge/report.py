@@ -21,6 +21,7 @@ def report_of(result: GenerationResult, flags: list[bool | None]) -> str:
         {
             "provider": result.provider,
             "provider_name": provider.label,
+            "mode": result.mode,
             "seed": result.seed,
             "has_nsfw_concepts": flags,
             "pictures": [{"width": picture.width, "height": picture.height} for picture in result.pictures],

@@ -90,4 +90,5 @@ def joint_result(ends: Sequence[Outcome | BaseException], calls: Sequence[Planne
         seconds={
             step: max(outcome.seconds.get(step, 0.0) for outcome in outcomes) for step in ("generate", "download")
         },
+        mode=first_call.request.mode,
     )

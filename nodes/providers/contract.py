@@ -201,6 +201,7 @@ class GenerationResult:
     withheld: int = 0  # pictures that the provider's filter kept back, alone or with the whole call they were in
     reused: int = 0  # pictures that an earlier run had paid for
     seconds: Mapping[str, float] = field(default_factory=dict)  # generate and download, of the slowest part
+    mode: str = ""  # as in the request
 
 
 @dataclass(frozen=True)

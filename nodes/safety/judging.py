@@ -57,6 +57,14 @@ def provider_flags(report: str, count: int) -> list[bool | None]:
     return flags
 
 
+def provider_part(report: str | None) -> dict[str, object]:
+    """API Krea's report as a part of ours, so that who saves the images has both; nothing where none is wired."""
+    if report is None:
+        return {}
+    # A number that JSON does not know is nobody's price: null.
+    return {"provider_report": json.loads(report, parse_constant=lambda _: None, parse_float=_finite)}
+
+
 def judge(
     images: torch.Tensor, scored: Sequence[Scored], threshold: float, provider: Sequence[bool | None] | None = None
 ) -> list[Verdict]:
@@ -145,6 +153,10 @@ def _blurred(images: torch.Tensor) -> torch.Tensor:
     cells = [max(1, side * most // longest) for side in (height, width)]
     averages = functional.adaptive_avg_pool2d(planes, cells)
     return functional.interpolate(averages, size=(height, width), mode="bicubic").clamp(0, 1).movedim(1, -1)
+
+
+def _finite(digits: str) -> float | None:
+    return _number(float(digits))
 
 
 def _number(value: float) -> float | None:

@@ -35,6 +35,7 @@ ROOMS = {  # room: the rooms it stands on
     "model_files": (),
     "sampling": (),
     "safety": (),
+    "saving": (),
     "bridge": ("jobs", "providers", "sampling", "safety", "model_files"),
 }
 FORBIDDEN = {
@@ -43,6 +44,7 @@ FORBIDDEN = {
     "model_files": ("comfy_api", "aiohttp"),
     "sampling": ("comfy_api", "aiohttp"),
     "safety": ("comfy_api", "aiohttp"),
+    "saving": (*COMFY, "aiohttp"),
     "bridge": (),
 }
 SENDS = ROOT / "nodes" / "jobs" / "client.py"  # the one file that sends over the network

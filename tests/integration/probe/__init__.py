@@ -1,5 +1,7 @@
 """Nodes for the tests only: they watch a MODEL from outside, through ComfyUI's own wrappers, and compare latents."""
 
+import json
+
 import comfy.sd
 import folder_paths
 import torch
@@ -207,6 +209,23 @@ class ProbeAddGrey:
         return (image + value,)
 
 
+class ProbeImages:
+    """Any batch of noise, also one that no picture can be made of: `shape` is JSON, `wrong` goes into its last number."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("IMAGE",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        texts = {"shape": ("STRING", {"default": "[1, 8, 8, 3]"}), "dtype": ("STRING", {"default": "float32"})}
+        return {"required": {**texts, "wrong": ("STRING", {"default": ""})}}
+
+    def make(self, shape, dtype, wrong):
+        images = torch.rand(json.loads(shape), generator=torch.Generator().manual_seed(0)).to(getattr(torch, dtype))
+        if wrong:
+            images.view(-1)[-1] = float(wrong)
+        return (images,)
+
+
 class UnetLoaderGGUF:
     """Stands in for ComfyUI-GGUF's loader: the same id, input and folder key; takes the .safetensors beside the file."""
 
@@ -235,6 +254,7 @@ NODE_CLASS_MAPPINGS = {
         ProbeEncoders,
         ProbeObject,
         ProbeAddGrey,
+        ProbeImages,
         *company.NODES,
         UnetLoaderGGUF,
         *redux.NODES,

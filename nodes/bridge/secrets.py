@@ -1,0 +1,31 @@
+"""What must not get into a file that people share: keys, and addresses that carry a signature."""
+
+from __future__ import annotations
+
+import re
+
+from ..jobs.keys import HIDDEN, Keys
+
+KEY_SHAPES = re.compile(
+    r"\br8_\w{30,}|\blmnfl_[\w.-]{16,}|\bcdt_\w{16,}|\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}:[0-9a-f]{32}\b"
+)
+ADDRESS = re.compile(r"https?://[^\s\"'<>\\]+")
+SIGNATURE = re.compile(
+    r"(?<=[?&;])((?:X-Amz-|X-Goog-)?(?:Signature|Credential|Security-Token)|sig|token|access_token|api_?key|key)=[^&;#]+",
+    re.IGNORECASE,
+)
+PASSWORD = re.compile(r"(?<=://)[^/@]+@")
+
+
+def without_secrets(text: str, keys: Keys) -> str:
+    """The text without any key that is known here or has a provider's own form, and with addresses unsigned.
+
+    JSON stays JSON. What has none of these comes back as it is.
+    """
+    text = bytes(keys.without_keys(text.encode("utf-8", "surrogatepass"))).decode("utf-8", "surrogatepass")
+    return ADDRESS.sub(_unsigned, KEY_SHAPES.sub(HIDDEN, text))
+
+
+def _unsigned(found: re.Match[str]) -> str:
+    address = SIGNATURE.sub(lambda part: f"{part[1]}={HIDDEN}", found[0])
+    return PASSWORD.sub(f"{HIDDEN}@", address)
