@@ -470,7 +470,7 @@ def test_another_packs_report_is_left_out_and_that_is_said(text):
 
 
 HOSTILE = [
-    None, True, -1, 1e999, float("nan"), 10**400, "/root/.config/key", "C:\\Users\\me", "https://x/y?sig=1", "../../x",
+    None, True, -1, 1e999, float("nan"), 10**400, "/home/me/.config/key", "C:\\Users\\me", "https://x/y?sig=1", "../../x",
     "<b>", "a\nb", "x" * 10_000, "", [], {}, [[]], [None], [{}], {"index": 0}, "\ud800", [0] * 3, ["fal"], "fal",
 ]  # fmt: skip
 
