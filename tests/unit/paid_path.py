@@ -281,7 +281,9 @@ class PaidPath(RuleBasedStateMachine):
             own = seed if not reuse else seed + index
             self.reuse_off += [] if reuse else [(own, 1)]
             values = {"provider": provider, "seed": own, "images": 1, "reuse": reuse}
-            worker.tell("start", [(own, 1)], **values, max_cost_usd=PER_BURST * price_of(seed), budget_key=f"burst {seed}")
+            worker.tell(
+                "start", [(own, 1)], **values, max_cost_usd=PER_BURST * price_of(seed), budget_key=f"burst {seed}"
+            )
 
     @rule(which=st.integers(0, 9), latest=st.integers(0, 3), pause=pauses)
     def cancel(self, which, latest, pause):

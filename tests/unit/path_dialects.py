@@ -129,7 +129,9 @@ class Handler(fake_provider.Handler):
         is_done = self.server.is_done(job)
         outputs = [self.picture(job)] if is_done else []
         status = "completed" if is_done else "processing"
-        self.answer(200, {"data": {"id": job_id, "input": job["payload"]["input"], "outputs": outputs, "status": status}})
+        self.answer(
+            200, {"data": {"id": job_id, "input": job["payload"]["input"], "outputs": outputs, "status": status}}
+        )
 
     # fal's app for LoRAs
 
