@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from .answers import Site, as_dict, bad_job, finite_number, first_text, is_about_content, lost, refusal
+from .answers import Site, as_dict, bad_job, finite_number, first_text, is_about_content, lost, refusal, unread_list
 from .contract import (
     IMAGE_TO_IMAGE,
     INPAINTING,
@@ -192,6 +192,8 @@ def find_lost(plan: Plan, age: float) -> Search:
         body = as_dict(answer.json()) if answer.ok else {}
         if _items(body, "", task):
             return ({"task": task},)
+    if "data" not in body:
+        raise unread_list(answer, SITE)
     return ()
 
 

@@ -21,6 +21,7 @@ from .answers import (
     picture_urls,
     refusal,
     safe_id,
+    unread_list,
 )
 from .contract import (
     IMAGE_TO_IMAGE,
@@ -62,6 +63,7 @@ LEAST_PAUSE = 2.0  # seconds between polls, as it asks
 MOST_LOOKS = 30  # at single jobs, when one is looked for
 MODERATED, MISSING, INVALID, NO_MEDIA = 1200, 1400, 1401, 1402
 ITS_OWN = "WaveSpeed's own"
+NO_PICTURE = ("failed", "timeout", "cancelled", "deleted")  # states
 
 _COMMON = {
     "prompt": Parameter("passthrough", "prompt"),
@@ -266,14 +268,22 @@ def find_lost(plan: Plan, age: float) -> Search:
         progress=Progress("Looking for the job at WaveSpeed"),
     )
     items = _data(listed).get("items") if listed.ok else None
-    found = []
-    ids = [safe_id(as_dict(item).get("id")) for item in (items if isinstance(items, list) else ())]
-    for job_id in list(filter(None, ids))[:MOST_LOOKS]:
+    if not isinstance(items, list):
+        raise unread_list(listed, SITE)
+    ids = list(filter(None, (safe_id(as_dict(item).get("id")) for item in items)))
+    answer, is_whole = listed, len(ids) <= MOST_LOOKS
+    running, ended = [], []  # of two jobs alike, one that has failed is taken last: somebody else may have ordered it
+    for job_id in ids[:MOST_LOOKS]:
         answer = yield Call("GET", _address(job_id), progress=Progress("Looking for the job at WaveSpeed"))
-        sent = as_dict(_data(answer).get("input")) if answer.ok else {}
+        job = _data(answer) if answer.ok else {}
+        sent = as_dict(job.get("input"))
+        is_whole = is_whole and bool(sent)
         if sent and "image" not in sent and all(sent.get(name) == value for name, value in plan.payload.items()):
-            found.append({"id": job_id})
-    return tuple(found)
+            (ended if job.get("status") in NO_PICTURE else running).append({"id": job_id})
+    found = (*running, *ended)
+    if not found and not is_whole:
+        raise unread_list(answer, SITE)
+    return found
 
 
 def _data(answer: Answer) -> dict[str, Any]:

@@ -268,7 +268,6 @@ def fal_item(**changes):
         ([fal_item(prompt="a wolf")], ()),
         ([fal_item(num_images=2)], ()),
         ([], ()),
-        ({"request_id": "x"}, ()),
         ([None, 5, {"json_input": {}, "request_id": "x"}], ()),
     ],
 )
@@ -286,8 +285,9 @@ def test_fals_history_is_read_page_by_page_and_an_older_one_by_fals_own_clock():
     assert found == ({"request_id": "found"},) and calls[1].url.endswith("&cursor=a%2Fb")
     calls, found = play(fal.find_lost(fal.plan(TEXT), 48 * 3600.0), [pages[0], *pages])
     assert found and "&start=2026-09-19T13:13:20Z" in calls[1].url and "&start=" in calls[2].url
-    endless = reply({"items": [], "next_cursor": "more"})
-    assert len(play(fal.find_lost(fal.plan(TEXT), 60.0), [endless])[0]) == 6
+    for unread in (reply({"items": [], "next_cursor": "more"}), reply({"items": {"request_id": "x"}})):
+        with pytest.raises(Unavailable, match="cannot be read whole"):
+            play(fal.find_lost(fal.plan(TEXT), 60.0), [unread])
 
 
 def test_a_job_found_at_fal_can_be_followed():
