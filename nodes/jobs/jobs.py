@@ -232,7 +232,7 @@ class Jobs:
             for index, planned in enumerate(calls):
                 call = self._live.get(planned.record.hash) if reuse else None
                 if call is None or not handle.join(call, index, len(calls)):
-                    call = PaidCall(planned, self._services)
+                    call = PaidCall(planned, self._services, limits)
                     handle.join(call, index, len(calls))
                     self._live[planned.record.hash] = call
                     new.append(call)

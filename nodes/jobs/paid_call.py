@@ -53,6 +53,7 @@ from .job_record import (
     uptime,
 )
 from .journal import Claim
+from .limits import NOTHING, Limits
 from .merging import Outcome
 from .planning import PlannedCall
 from .services import Services
@@ -74,8 +75,9 @@ class WasCancelled(Exception):
 class PaidCall:
     """`future` ends with an Outcome or a ProviderError."""
 
-    def __init__(self, planned: PlannedCall, services: Services):
+    def __init__(self, planned: PlannedCall, services: Services, limits: Limits = NOTHING):
         self.planned = planned
+        self._limits = limits  # for what the provider says, before it is paid, that it costs more
         self.callers = Callers(self._on_deserted)
         self.future: Future[Outcome] = Future()
         self._services = services
@@ -348,6 +350,7 @@ class PaidCall:
         if before != RESERVED and not (before == UNKNOWN and self._provider.repeatable_for):
             raise BadAnswer(f"{self.label} would have to be paid a second time for one job; it was not sent.")
         client, patience = self._connection(), self._services.patience
+        self._afford(call.usd)
         backoff, rate = Backoff(patience), 0.0 if self.planned.has_alternative else patience.rate
         while True:
             self._save(state=SENDING, **(self._when_sent() if self._record.sent is None else {}))
@@ -370,6 +373,17 @@ class PaidCall:
                 assert fault
                 raise fault
             self._wait(pause)
+
+    def _afford(self, usd: float | None) -> None:
+        """Raises OverBudget for a price above what was set aside that no limit allows."""
+        if usd is None or usd <= (self._record.reserved or 0.0):
+            return
+        with self._writing:
+            try:
+                self._services.journal.reserve(self._record, usd, self._limits)
+            except (sqlite3.Error, OSError) as error:
+                raise sentences.as_user_error(error) from None
+            self._record = replace(self._record, reserved=usd)
 
     @staticmethod
     def _when_sent() -> dict[str, float]:

@@ -123,6 +123,7 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict)
     authorize: bool = True
     paid: bool = False
+    usd: float | None = None  # what the provider, asked before, says that the paid call costs: held against the limits
     delay: float = 0.0
     timeout: float = 60.0  # seconds without a byte
     max_answer: int = 2**20  # bytes; a longer answer is refused

@@ -140,14 +140,14 @@ def submit(plan: Plan) -> Submission:
     answer = yield Call("POST", API, json=[task], paid=True, progress=Progress("Sent to Runware"))
     body = as_dict(answer.json())
     job = {"task": task["taskUUID"]}
-    errors = _errors(body)
+    if _items(body, "imageInference", job["task"]):
+        return job  # whatever stands beside it
+    errors = _errors_of(body, job["task"])
     if any("conflictTaskUUID" in str(error.get("code")) for error in errors):
         return job  # it has the task already, from a call whose answer was lost
     if not answer.ok or errors:
         raise _submit_refusal(answer, errors)
-    if not _items(body, "imageInference", job["task"]):
-        raise lost(SITE)
-    return job
+    raise lost(SITE)
 
 
 def _task_id(plan: Plan) -> str:
@@ -258,7 +258,8 @@ def _delivery(
     if not pictures:
         return None
     first = pictures[0]
-    seed, cost, flag = first.get("seed"), finite_number(first.get("cost")), first.get("NSFWContent")
+    seed, flag = first.get("seed"), first.get("NSFWContent")
+    cost = sum(finite_number(item.get("cost")) or 0.0 for item in pictures)  # more than one picture was made, then
     return Delivery(
         pictures=(_address(first),),
         flags=(flag if isinstance(flag, bool) and request.safety_checker else None,),

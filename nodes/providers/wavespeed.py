@@ -131,10 +131,10 @@ def estimate(request: GenerationRequest) -> Estimate:
 
 def submit(plan: Plan) -> Submission:
     fields = dict(plan.payload)
-    yield from _check_price(fields)
+    usd = yield from _price(fields)
     if plan.image:
         fields["image"] = yield from _upload(plan.image)
-    answer = yield Call("POST", f"{API}/{MODEL}", json=fields, paid=True)
+    answer = yield Call("POST", f"{API}/{MODEL}", json=fields, paid=True, usd=usd)
     if not answer.ok:
         raise _refusal(answer)
     job_id = safe_id(_data(answer).get("id"))
@@ -143,23 +143,35 @@ def submit(plan: Plan) -> Submission:
     return {"id": job_id}
 
 
-def _check_price(fields: Mapping[str, Any]) -> Generator[Call, Answer, None]:
-    """Asks for the price, on the newer of two addresses first; a price that nobody tells is the one that was counted."""
+def _price(fields: Mapping[str, Any]) -> Generator[Call, Answer, float | None]:
+    """What WaveSpeed asks for this, in US dollars; None where it tells no price, on the newer of two addresses or on the
+    older: then it costs what was counted. Raises OverBudget for a price far above that, or that nobody can read."""
     body = {"model_id": MODEL, "inputs": dict(fields)}
-    for path, names in (("price", ("discounted_price", "price")), ("pricing", ("unit_price",))):
+    for path, names in (("price", ("price", "discounted_price")), ("pricing", ("unit_price",))):
         answer = yield Call(
             "POST", f"{API}/model/{path}", json=body, progress=Progress("Asking WaveSpeed for its price")
         )
-        told = [finite_number(_data(answer).get(name)) for name in names] if answer.ok else []
-        asked = next((usd for usd in told if usd is not None), None)
-        if asked is None:
-            continue
-        if asked > MOST_USD:
-            raise OverBudget(
-                f"WaveSpeed asks {money(asked)} for this picture, which was counted as {money(USD_PER_IMAGE)}. "
-                "Nothing was sent. Choose another provider."
-            )
-        return
+        data = _data(answer) if answer.ok else {}
+        told = [data[name] for name in names if data.get(name) is not None]
+        if told:
+            return _affordable(told, data.get("currency", "USD"))
+    return None
+
+
+def _affordable(told: list[Any], currency: Any) -> float:
+    """The dearest: which of a price and its discount is billed is not documented."""
+    prices = [price for value in told if (price := finite_number(value)) is not None]
+    if len(prices) < len(told) or currency != "USD":
+        raise OverBudget(
+            f"WaveSpeed's price for this picture cannot be read ({told!r:.40} {currency!r:.10}). Nothing was sent. "
+            "Choose another provider."
+        )
+    if max(prices) > MOST_USD:
+        raise OverBudget(
+            f"WaveSpeed asks {money(max(prices))} for this picture, which was counted as {money(USD_PER_IMAGE)}. "
+            "Nothing was sent. Choose another provider."
+        )
+    return max(prices)
 
 
 def _upload(image: bytes) -> Generator[Call, Answer, str]:
@@ -252,9 +264,14 @@ def _bill(job_id: str) -> Generator[Call, Answer, float | None]:
     body = {"prediction_uuids": [job_id], "page": 1, "page_size": 10}
     answer = yield Call("POST", f"{API}/billings/search", json=body, progress=Progress("WaveSpeed is done", 1.0))
     items = _data(answer).get("items") if answer.ok else None
-    prices = [finite_number(as_dict(item).get("price")) for item in (items if isinstance(items, list) else ())]
+    ours = [item for item in map(as_dict, items if isinstance(items, list) else ()) if _is_of(item, job_id)]
+    prices = [finite_number(item.get("price")) for item in ours]
     known = [price for price in prices if price is not None]
     return sum(known) if known else None
+
+
+def _is_of(bill: Mapping[str, Any], job_id: str) -> bool:
+    return as_dict(bill.get("prediction")).get("uuid", job_id) == job_id
 
 
 def find_lost(plan: Plan, age: float) -> Search:
