@@ -174,7 +174,7 @@ def plan(request: GenerationRequest) -> Plan:
         kinds = "https addresses and Hugging Face ids of LoRAs"
         loras = taken_by(SITE.label, request, is_address_or_hugging_face_id, kinds, LORA_STRENGTHS)
         payload.set("loras", [{"path": lora.path, "scale": lora.strength} for lora in loras])
-    payload.refuse_extra("mask_url")
+    payload.refuse_extra("mask_url", "sync_mode")
     payload.merge_extra()
     return payload.plan((LORA_ENDPOINTS if with_lora else ENDPOINTS)[request.mode], payload.fields, size)
 

@@ -109,7 +109,7 @@ def plan(request: GenerationRequest) -> Plan:
     loras = taken_by(SITE.label, request, is_address_or_hugging_face_id, kinds, LORA_STRENGTHS, MOST_LORAS)
     if loras:
         payload.set("loras", [{"path": lora.path, "scale": lora.strength} for lora in loras])
-    payload.refuse_extra("enable_sync_mode", "enable_base64_output")
+    payload.refuse_extra("enable_sync_mode", "enable_base64_output", "webhook")
     payload.merge_extra()
     return payload.plan(MODEL, payload.fields, size)
 

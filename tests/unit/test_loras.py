@@ -173,6 +173,13 @@ def test_a_lora_or_a_mask_chooses_fals_app_and_its_price(request_, endpoint):
     assert str(0.025 if "flux/krea" in endpoint else 0.035) in fal.estimate(request_).note
 
 
+@pytest.mark.parametrize("value", [True, False])
+def test_no_workflow_makes_fal_forget_the_picture(value):
+    """In this mode it comes as text that no poll takes, and stands in no history that a lost answer is looked up in."""
+    with pytest.raises(RequestRefused, match="extra may not set sync_mode at fal"):
+        fal.plan(replace(TEXT, extra={"sync_mode": value}))
+
+
 def test_fals_lora_app_has_its_own_ranges_and_no_high():
     planned = fal.plan(replace(TEXT, loras=(STYLE,), guidance=30.0, acceleration="high"))
     assert (planned.payload["guidance_scale"], planned.payload["acceleration"]) == (30.0, "regular")

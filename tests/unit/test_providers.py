@@ -232,7 +232,7 @@ def test_an_extra_that_says_what_the_node_says_is_no_contradiction():
 
 
 def test_unknown_fields_reach_the_provider_through_extra():
-    assert fal.plan(replace(TEXT, extra={"sync_mode": True})).payload == FAL_TEXT | {"sync_mode": True}
+    assert fal.plan(replace(TEXT, extra={"its_own": True})).payload == FAL_TEXT | {"its_own": True}
     assert replicate.plan(replace(TEXT, extra={"new": 1})).payload == {"input": KREA_TEXT | {"new": 1}}
 
 

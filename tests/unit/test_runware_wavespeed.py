@@ -391,6 +391,6 @@ def test_what_wavespeed_does_not_have_is_said():
         c.parameter: c.delivered for c in WAVESPEED.plan(replace(TEXT, seed=2**31 + 5, safety_checker=False)).changes
     }
     assert changes == {"steps": "WaveSpeed's own", "seed": 5, "safety_checker": True}
-    for field in ("enable_sync_mode", "enable_base64_output"):
+    for field in ("enable_sync_mode", "enable_base64_output", "webhook"):
         with pytest.raises(RequestRefused, match=f"extra may not set {field}"):
             WAVESPEED.plan(replace(TEXT, extra={field: True}))
