@@ -6,6 +6,7 @@ It tells its price before a job and the bill after it. Its list of jobs shows no
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
+from datetime import datetime
 from typing import Any
 
 from .answers import (
@@ -18,6 +19,7 @@ from .answers import (
     is_about_balance,
     is_about_content,
     lost,
+    moment,
     picture_urls,
     refusal,
     safe_id,
@@ -60,7 +62,8 @@ MOST_USD = 2 * USD_PER_IMAGE  # what it may ask for a picture that the limits co
 LONGEST_SIDE, SHORTEST_SIDE = 1536, 256
 MOST_LORAS, LORA_STRENGTHS = 3, (0.0, 4.0)
 LEAST_PAUSE = 2.0  # seconds between polls, as it asks
-MOST_LOOKS = 30  # at single jobs, when one is looked for
+MOST_LISTED = 100  # on the one page that is read, newest first
+MARGIN = 3600.0  # seconds
 MODERATED, MISSING, INVALID, NO_MEDIA = 1200, 1400, 1401, 1402
 ITS_OWN = "WaveSpeed's own"
 NO_PICTURE = ("failed", "timeout", "cancelled", "deleted")  # states
@@ -275,22 +278,25 @@ def _is_of(bill: Mapping[str, Any], job_id: str) -> bool:
 
 
 def find_lost(plan: Plan, age: float) -> Search:
-    """The newest jobs with this model, each looked at: the list shows no input, a job does."""
+    """The jobs with this model that are not older than the lost call, each looked at: the list shows no input, a job does.
+    How old they are is told by WaveSpeed's own clock."""
     if plan.image:
         return ()  # each upload has its own address, so no listed job can be told to be this one
     listed = yield Call(
         "POST",
         f"{API}/predictions",
-        json={"page": 1, "page_size": 100, "model": MODEL},
+        json={"page": 1, "page_size": MOST_LISTED, "model": MODEL},
         progress=Progress("Looking for the job at WaveSpeed"),
     )
     items = _data(listed).get("items") if listed.ok else None
     if not isinstance(items, list):
         raise unread_list(listed, SITE)
-    ids = list(filter(None, (safe_id(as_dict(item).get("id")) for item in items)))
-    answer, is_whole = listed, len(ids) <= MOST_LOOKS
+    now = moment(listed.headers.get("date"))
+    recent = [item for item in map(as_dict, items) if not _is_older(item, now, age)]
+    ids = list(filter(None, (safe_id(item.get("id")) for item in recent)))[:MOST_LISTED]
+    answer, is_whole = listed, len(recent) < MOST_LISTED
     running, ended = [], []  # of two jobs alike, one that has failed is taken last: somebody else may have ordered it
-    for job_id in ids[:MOST_LOOKS]:
+    for job_id in ids:
         answer = yield Call("GET", _address(job_id), progress=Progress("Looking for the job at WaveSpeed"))
         job = _data(answer) if answer.ok else {}
         sent = as_dict(job.get("input"))
@@ -301,6 +307,15 @@ def find_lost(plan: Plan, age: float) -> Search:
     if not found and not is_whole:
         raise unread_list(answer, SITE)
     return found
+
+
+def _is_older(item: Mapping[str, Any], now: float | None, age: float) -> bool:
+    """Than a call that left `age` seconds ago: certainly, also where a clock goes wrong by minutes."""
+    try:
+        created = datetime.fromisoformat(str(item.get("created_at")).replace("Z", "+00:00")).timestamp()
+    except (ValueError, OverflowError, OSError):
+        return False
+    return now is not None and created < now - age - MARGIN
 
 
 def _data(answer: Answer) -> dict[str, Any]:

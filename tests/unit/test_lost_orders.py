@@ -75,10 +75,22 @@ def test_a_list_of_which_not_every_job_could_be_looked_at_is_not_a_list_without_
     other = reply({"data": {"input": {"prompt": "another"}}})
     with pytest.raises(ProviderError):
         play(wavespeed.find_lost(wavespeed.plan(TEXT), 60.0), [listed, other, reply(b"", 500)])
-    many = reply({"data": {"items": [{"id": f"job-{index}"} for index in range(wavespeed.MOST_LOOKS + 1)]}})
+    many = reply({"data": {"items": [{"id": f"job-{index}"} for index in range(wavespeed.MOST_LISTED)]}})
     with pytest.raises(ProviderError):
         play(wavespeed.find_lost(wavespeed.plan(TEXT), 60.0), [many, other])
     assert play(wavespeed.find_lost(wavespeed.plan(TEXT), 60.0), [listed, other])[1] == ()
+
+
+def test_jobs_that_are_older_than_the_lost_call_by_wavespeeds_own_clock_are_not_looked_at():
+    old = [{"id": f"job-{index}", "created_at": "2026-09-21T10:00:00Z"} for index in range(wavespeed.MOST_LISTED - 2)]
+    listed = {"items": [{"id": "new", "created_at": "2026-09-21T14:12:00.000Z"}, *old]}
+    answers = [reply({"data": listed}, date="Mon, 21 Sep 2026 14:13:20 GMT"), reply({"data": {"input": {"seed": 1}}})]
+    calls, found = play(wavespeed.find_lost(wavespeed.plan(TEXT), 60.0), list(answers))
+    assert found == () and len(calls) == 2
+    assert len(play(wavespeed.find_lost(wavespeed.plan(TEXT), 5 * 3600.0), list(answers))[0]) == 2 + len(old)
+    odd = {"items": [{"id": "a", "created_at": value} for value in (None, 5, "yesterday", "9999999-01-01", "")]}
+    answers[0] = reply({"data": odd}, date="Mon, 21 Sep 2026 14:13:20 GMT")
+    assert len(play(wavespeed.find_lost(wavespeed.plan(TEXT), 60.0), answers)[0]) == 6
 
 
 def test_an_unreadable_list_is_said_to_be_on_the_node(tmp_path, monkeypatch):
