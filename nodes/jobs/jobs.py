@@ -36,6 +36,7 @@ from ..providers.contract import (
     ProviderError,
     RateLimited,
     RequestRefused,
+    TooDear,
     Unavailable,
     Unsupported,
 )
@@ -59,7 +60,7 @@ logger = logging.getLogger("flux_krea")
 CALLS_AT_ONCE = 32  # sent or waited for
 LOOK_FOR_ANSWERS = 0.2  # seconds between looks at what is still on its way when the process ends
 # `auto` never takes to another provider what one refused for its content.
-ASK_ANOTHER = (KeyRefused, BalanceTooLow, RateLimited, RequestRefused, Unavailable)
+ASK_ANOTHER = (KeyRefused, BalanceTooLow, RateLimited, RequestRefused, TooDear, Unavailable)
 
 
 class Jobs:

@@ -265,6 +265,7 @@ class ProviderError(Exception):
     ProviderError
      ├─ Unsupported        the provider cannot do what was asked; nothing was sent
      ├─ OverBudget         refused by a budget; nothing was sent
+     │   └─ TooDear        this provider asks far more than was counted, or what nobody can read; nothing was sent
      ├─ KeyRefused         no key, or not this key
      ├─ BalanceTooLow      the account cannot pay
      ├─ ContentRefused     the prompt, the image or the result was refused
@@ -288,6 +289,10 @@ class Unsupported(ProviderError):
 
 
 class OverBudget(ProviderError):
+    pass
+
+
+class TooDear(OverBudget):
     pass
 
 

@@ -38,7 +38,6 @@ from .contract import (
     GenerationFailed,
     GenerationRequest,
     Job,
-    OverBudget,
     Parameter,
     Plan,
     Progress,
@@ -47,6 +46,7 @@ from .contract import (
     RequestRefused,
     Search,
     Submission,
+    TooDear,
     money,
 )
 from .loras import is_address_or_hugging_face_id, taken_by
@@ -148,7 +148,7 @@ def submit(plan: Plan) -> Submission:
 
 def _price(fields: Mapping[str, Any]) -> Generator[Call, Answer, float | None]:
     """What WaveSpeed asks for this, in US dollars; None where it tells no price, on the newer of two addresses or on the
-    older: then it costs what was counted. Raises OverBudget for a price far above that, or that nobody can read."""
+    older: then it costs what was counted. Raises TooDear for a price far above that, or that nobody can read."""
     body = {"model_id": MODEL, "inputs": dict(fields)}
     for path, names in (("price", ("price", "discounted_price")), ("pricing", ("unit_price",))):
         answer = yield Call(
@@ -165,12 +165,12 @@ def _affordable(told: list[Any], currency: Any) -> float:
     """The dearest: which of a price and its discount is billed is not documented."""
     prices = [price for value in told if (price := finite_number(value)) is not None]
     if len(prices) < len(told) or currency != "USD":
-        raise OverBudget(
+        raise TooDear(
             f"WaveSpeed's price for this picture cannot be read ({told!r:.40} {currency!r:.10}). Nothing was sent. "
             "Choose another provider."
         )
     if max(prices) > MOST_USD:
-        raise OverBudget(
+        raise TooDear(
             f"WaveSpeed asks {money(max(prices))} for this picture, which was counted as {money(USD_PER_IMAGE)}. "
             "Nothing was sent. Choose another provider."
         )

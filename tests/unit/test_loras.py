@@ -189,6 +189,15 @@ def test_fals_lora_app_has_its_own_ranges_and_no_high():
     assert "loras" in fal.plan(MASKED).payload and "image_size" not in fal.plan(MASKED).payload
 
 
+@pytest.mark.parametrize(
+    "field", ["loras", "lora", "mask", "mask_url", "mask_image", "maskImage", "image_url", "seedImage"]
+)
+@pytest.mark.parametrize("name", providers())
+def test_a_mask_or_a_lora_comes_by_its_input_at_every_provider_and_never_by_extra(name, field):
+    with pytest.raises(RequestRefused, match=f"extra may not set {field}"):
+        providers()[name].plan(replace(TEXT, extra={field: "https://me:secret@host.example/a"}))
+
+
 @pytest.mark.parametrize("name", sorted(set(providers()) - {"fal", "runware"}))
 def test_a_mask_where_there_is_no_inpainting_is_an_error(name):
     with pytest.raises(Unsupported, match="no inpainting.*Choose fal or Runware"):

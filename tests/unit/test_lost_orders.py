@@ -19,7 +19,7 @@ SMALL = GenerationRequest("a fox", width=512, height=512, steps=12, seed=7)
 
 @contextmanager
 def at(name, tmp_path, monkeypatch):
-    monkeypatch.setattr("flux_krea.nodes.jobs.paid_call.LOOK_FOR_LOST", (0.05, 0.1, 1.0))
+    monkeypatch.setattr("flux_krea.nodes.jobs.paid_call.LOOK_FOR_LOST", (0.05, 0.1, 0.2, 0.2, 0.2))
     with Standin(name, queue_seconds=0, job_seconds=0) as standin:
         for variable, value in {**standin.env, "FLUX_KREA_PATIENCE_SECONDS": "1.5"}.items():
             monkeypatch.setenv(variable, value)
@@ -41,7 +41,7 @@ def test_a_second_order_of_the_same_is_found_and_not_the_first_which_has_its_pic
     with at(name, tmp_path, monkeypatch) as (standin, jobs):
         request = replace(SMALL, loras=loras)
         first = jobs.start(name, request).result(30)
-        standin.set(job_seconds=0.5)  # a list that shows only what has ended shows the first alone meanwhile
+        standin.set(job_seconds=0.25)  # a list that shows only what has ended shows the first alone meanwhile
         standin.fault("submit", "reset_after")
         second = jobs.start(name, request, reuse=False).result(30)
         made = {job["id"] for job in standin.state()["jobs"]}

@@ -185,7 +185,7 @@ def test_redux_anywhere_but_fal_is_refused_and_names_fal(name):
         ({"guidance": float("nan")}, "guidance is nan"),
         ({"acceleration": "warp"}, "no acceleration 'warp'"),
         ({"extra": {"seed": 8}}, "extra says seed=8"),
-        ({"extra": {"webhook": {1, 2}}}, "extra webhook cannot be sent"),
+        ({"extra": {"its_own": {1, 2}}}, "extra its_own cannot be sent"),
         ({"extra": {"style": float("inf")}}, "extra style cannot be sent"),
     ],
     ids=str,

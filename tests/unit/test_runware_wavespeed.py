@@ -13,9 +13,11 @@ from flux_krea.nodes.providers.contract import (
     ContentRefused,
     GenerationFailed,
     KeyRefused,
+    Lora,
     OverBudget,
     RateLimited,
     RequestRefused,
+    TooDear,
     UnknownOutcome,
 )
 from scripted_answers import (
@@ -242,7 +244,7 @@ def test_wavespeed_is_asked_for_its_price_before_and_for_the_bill_after():
 
 def test_a_price_far_above_what_the_limits_counted_is_refused_before_it_is_paid():
     answers = [body({"price": 0.06})]
-    error = failing(OverBudget, WAVESPEED, TEXT, *answers)
+    error = failing(TooDear, WAVESPEED, TEXT, *answers)
     assert error.paid is False and "$0.06" in str(error) and "$0.025" in str(error)
     calls, end = play(WAVESPEED.submit(WAVESPEED.plan(TEXT)), [body({"price": 0.03}), WAVESPEED_CREATED])
     assert end == {"id": ID} and calls[-1].paid and calls[-1].usd == 0.03  # which the limits count
@@ -276,13 +278,27 @@ def test_a_dearer_price_that_a_limit_does_not_allow_is_not_paid(tmp_path, monkey
     ],
 )
 def test_a_price_that_nobody_can_read_is_not_paid(told):
-    error = failing(OverBudget, WAVESPEED, TEXT, body(told))
+    error = failing(TooDear, WAVESPEED, TEXT, body(told))
     assert error.paid is False and "cannot be read" in str(error)
+
+
+def test_auto_leaves_a_provider_that_is_too_dear_and_no_limit_by_itself(tmp_path, monkeypatch):
+    with Standin("wavespeed") as dear, Standin("fal", queue_seconds=0, job_seconds=0) as standin:
+        for name, value in {**dear.env, **standin.env}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr("standins.wavespeed.PRICE", 0.2)
+        jobs = Jobs(tmp_path / "private", tmp_path / "pictures")
+        asked = replace(TEXT, loras=(Lora("owner/style"),))  # which makes WaveSpeed the cheapest
+        with pytest.raises(OverBudget):
+            jobs.start("auto", asked, max_cost_usd=0.03, budget_key="run").future.result(30)
+        assert jobs.start("auto", asked, budget_key="run").future.result(30).provider == "fal"
+        assert dear.state()["accepted"] == 0 and standin.state()["accepted"] == 1
+        jobs.close()
 
 
 def test_a_price_beyond_every_number_is_not_paid():
     answer = reply(b'{"data": {"price": 1e400, "discounted_price": 0}}')
-    assert failing(OverBudget, WAVESPEED, TEXT, answer).paid is False
+    assert failing(TooDear, WAVESPEED, TEXT, answer).paid is False
 
 
 def test_a_discount_does_not_hide_the_price():
@@ -299,7 +315,7 @@ def test_the_older_address_tells_the_price_where_the_newer_does_not_and_nobody_h
     calls, _ = play(WAVESPEED.submit(WAVESPEED.plan(TEXT)), [missing, body({"unit_price": 0.025}), WAVESPEED_CREATED])
     assert [call.url.rsplit("/", 1)[1] for call in calls] == ["price", "pricing", "flux-krea-dev-lora"]
     assert play(WAVESPEED.submit(WAVESPEED.plan(TEXT)), [missing, missing, WAVESPEED_CREATED])[1] == {"id": ID}
-    assert failing(OverBudget, WAVESPEED, TEXT, missing, body({"unit_price": 1})).paid is False
+    assert failing(TooDear, WAVESPEED, TEXT, missing, body({"unit_price": 1})).paid is False
 
 
 @pytest.mark.parametrize(
