@@ -92,6 +92,12 @@ class JobRecord:
         agree = by_uptime >= 0 and abs(by_clock - by_uptime) < CLOCKS_AGREE
         return by_uptime if agree else None
 
+    @property
+    def most_seconds_since_sent(self) -> float:
+        """By whichever clock says more: for a look into the past that must not stop too early."""
+        by_uptime = 0.0 if self.sent_uptime is None else uptime() - self.sent_uptime
+        return max(0.0, time.time() - (self.sent or self.created), by_uptime)
+
     def as_json(self) -> str:
         return json.dumps(asdict(self), default=dict)
 

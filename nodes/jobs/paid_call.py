@@ -272,7 +272,7 @@ class PaidCall:
     def _listed_jobs(self) -> tuple[Job, ...] | None:
         """None where the list cannot be had or read, which tells nothing."""
         assert self._provider.find_lost and self._plan_to_look_for
-        age = max(0.0, time.time() - (self._record.sent or self._record.created))
+        age = self._record.most_seconds_since_sent
         try:
             return self._play(self._provider.find_lost(self._plan(self._plan_to_look_for), age))
         except Cancelled:

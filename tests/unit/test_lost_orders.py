@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
+from flux_krea.nodes.jobs.job_record import JobRecord
 from flux_krea.nodes.jobs.jobs import Jobs
 from flux_krea.nodes.providers import fal, replicate, runware, wavespeed
 from flux_krea.nodes.providers.contract import GenerationRequest, Lora, ProviderError, UnknownOutcome
@@ -100,6 +101,15 @@ def test_an_unreadable_list_is_said_to_be_on_the_node(tmp_path, monkeypatch):
         with pytest.raises(UnknownOutcome, match="The list of jobs at fal cannot be read"):
             jobs.start("fal", SMALL).result(30)
         standin.reset()
+
+
+def test_a_clock_set_back_hides_no_job_of_the_time_in_question(monkeypatch):
+    now, up = time.time(), time.monotonic()
+    record = JobRecord("wavespeed", "e", "h", {}, sent=now + 7200, sent_uptime=up - 7200, created=now)
+    assert record.most_seconds_since_sent >= 7200
+    assert replace(record, sent=now - 9000).most_seconds_since_sent >= 9000
+    assert replace(record, sent_uptime=up + 50).most_seconds_since_sent == 0.0  # before the machine was started anew
+    assert replace(record, sent=None, sent_uptime=None, created=now - 60).most_seconds_since_sent >= 60
 
 
 # For how long it may be sent again
