@@ -274,7 +274,7 @@ def _bill(job_id: str) -> Generator[Call, Answer, float | None]:
 
 
 def _is_of(bill: Mapping[str, Any], job_id: str) -> bool:
-    return as_dict(bill.get("prediction")).get("uuid", job_id) == job_id
+    return bool(as_dict(bill.get("prediction")).get("uuid", job_id) == job_id)
 
 
 def find_lost(plan: Plan, age: float) -> Search:
@@ -295,7 +295,9 @@ def find_lost(plan: Plan, age: float) -> Search:
     recent = [item for item in map(as_dict, items) if not _is_older(item, now, age)]
     ids = list(filter(None, (safe_id(item.get("id")) for item in recent)))[:MOST_LISTED]
     answer, is_whole = listed, len(recent) < MOST_LISTED
-    running, ended = [], []  # of two jobs alike, one that has failed is taken last: somebody else may have ordered it
+    # Of two jobs alike, one that has failed is taken last: somebody else may have ordered it.
+    running: list[Job] = []
+    ended: list[Job] = []
     for job_id in ids:
         answer = yield Call("GET", _address(job_id), progress=Progress("Looking for the job at WaveSpeed"))
         job = _data(answer) if answer.ok else {}
