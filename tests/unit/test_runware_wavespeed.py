@@ -133,6 +133,12 @@ def test_a_cost_that_is_none_is_not_told(cost):
     assert delivery.cost_usd is None
 
 
+@pytest.mark.parametrize(("told", "seed"), [(99, 99), (True, 7), (-1, 7), (2**64, 7), ("99", 7), (None, 7)])
+def test_the_seed_is_the_told_one_where_it_is_a_seed(told, seed):
+    _, _, delivery = drive(RUNWARE, TEXT, RUNWARE_TAKEN, reply({"data": [RUNWARE_ITEM | {"seed": told}]}))
+    assert delivery.seed == seed
+
+
 def test_silence_is_no_end_and_the_tasks_record_is_asked_after_a_while():
     record = {"taskType": "getTaskDetails", "taskUUID": TASK, "response": {"data": [RUNWARE_ITEM]}}
     calls, _, delivery = drive(RUNWARE, TEXT, RUNWARE_TAKEN, *[SILENT] * 20, reply({"data": [record]}))
