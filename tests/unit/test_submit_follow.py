@@ -12,6 +12,7 @@ from flux_krea.nodes.providers.contract import (
     Call,
     ContentRefused,
     Delivery,
+    GenerationFailed,
     KeyRefused,
     RateLimited,
     RequestRefused,
@@ -182,6 +183,15 @@ def test_polls_slow_down_and_end_after_half_an_hour(name, waiting):
     delays = [call.delay for call in calls]
     assert error.value.paid is True
     assert delays[0] == 0.25 and delays == sorted(delays) and delays[-1] == 3.0 and 1790 < sum(delays) < 1810
+
+
+@pytest.mark.parametrize(
+    "said", [{"error": "it broke"}, {"error_type": "it broke"}, {"error": "it broke", "error_type": "x"}]
+)
+def test_fals_failure_is_named_in_either_place(said):
+    ended = reply({"status": "COMPLETED", **said})
+    error = failing(GenerationFailed, fal, TEXT, FAL_SUBMITTED, ended, reply({}, 500))
+    assert "it broke" in str(error) and error.paid is False
 
 
 @pytest.mark.parametrize("name", ["fal", "replicate", "core_today"])
