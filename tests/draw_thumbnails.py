@@ -249,13 +249,13 @@ def redux_masked() -> Board:
 
 def many_providers() -> Board:
     board = Board()
-    corners = ((40, 6), (40, 36), (40, 66), (69, 21), (69, 51))
-    for (left, top), palette in zip(corners, (DUSK, DAY, EMBER, NIGHT, ICE), strict=True):
-        board.put(landscape(palette, 30 + top), (left, top, left + 26, top + 26), 3)
-    for tip in (21, 49, 77):
-        board.arrow((34.5, 50), (39, tip))
+    corners = ((50, 4), (50, 27), (50, 50), (50, 73), (74, 15), (74, 38), (74, 61))
+    for (left, top), palette in zip(corners, (DUSK, DAY, EMBER, NIGHT, ICE, DAY, DUSK), strict=True):
+        board.put(landscape(palette, 30 + top), (left, top, left + 20, top + 20), 3)
+    for tip in (14, 37, 60, 83):
+        board.arrow((34.5, 50), (49, tip))
     board.put(prompt_card(), (5, 39, 34, 61))
-    board.badge("5 APIs", AMBER, (5, 83, 34, 94))
+    board.badge("7 APIs", AMBER, (5, 83, 34, 94))
     return board
 
 

@@ -35,7 +35,7 @@ IMAGE_USES = {"image to image": IMAGE_TO_IMAGE, "redux": REDUX}
 OUTPUT_FORMATS = ("png", "jpeg", "webp", "avif", "gif")
 RANDOM_SEED = -1
 BLANK_IMAGE = torch.zeros([1, 64, 64, 3])  # stands in where only the price is asked
-BLANK_MASK = torch.zeros([1, 64, 64])
+BLANK_MASK = torch.ones([1, 64, 64])
 NO_LIMIT = -1.0
 RANGES: dict[str, tuple[float, float]] = {  # of the widgets, and of what is wired into them
     "strength": (0.0, 1.0),

@@ -64,14 +64,24 @@ def to_png(image: torch.Tensor) -> bytes:
 
 def mask_to_png(mask: torch.Tensor, image: torch.Tensor) -> bytes:
     """[1,H,W] or [H,W] in 0..1 → grey PNG in the size in which the image is sent; white is 1."""
-    mask = mask if mask.ndim == 3 else mask[None]
-    if mask.ndim != 3 or len(mask) != 1:
-        raise RequestRefused(f"mask is a batch of {len(mask)}; a provider takes one. Nothing was paid.")
+    mask = mask[None] if mask.ndim == 2 else mask
+    if mask.ndim != 3:
+        raise RequestRefused(f"mask has the shape {list(mask.shape)}, which is no mask. Nothing was paid.")
+    count, height, width = mask.shape
+    if count != 1:
+        raise RequestRefused(f"mask is a batch of {count}; a provider takes one. Nothing was paid.")
+    if not height or not width:
+        raise RequestRefused(f"mask is {width}×{height}, with nothing in it. Nothing was paid.")
     if not bool(torch.isfinite(mask).all()):
         raise RequestRefused("mask has values that are not finite numbers. Nothing was sent, nothing was paid.")
-    grey = Image.fromarray((mask[0].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
+    grey = Image.fromarray((mask[0].float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
     size = sent_size(*size_of(image))
-    return png_of(grey.resize(size, Image.Resampling.BILINEAR) if grey.size != size else grey)
+    scaled = grey.resize(size, Image.Resampling.BILINEAR) if grey.size != size else grey
+    if not scaled.getbbox():
+        raise RequestRefused(
+            "mask has no white, so nothing would be repainted: draw one, or unwire it. Nothing was paid."
+        )
+    return png_of(scaled)
 
 
 def _pixels_of(image: torch.Tensor) -> numpy.ndarray:

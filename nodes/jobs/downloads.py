@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
-from ..providers.contract import IMAGE_TO_IMAGE, BadAnswer, Delivery, Picture
+from ..providers.contract import IMAGE_TO_IMAGE, INPAINTING, BadAnswer, Delivery, Picture
 from . import picture_files
 from .client import Client, Gone
 from .job_record import JobRecord
@@ -83,7 +83,7 @@ def most_pixels(record: JobRecord) -> int:
     if asked.get("extra"):
         return picture_files.MAX_PIXELS
     width, height = asked.get("width"), asked.get("height")
-    if asked.get("mode") == IMAGE_TO_IMAGE or type(width) is not int or type(height) is not int:
+    if asked.get("mode") in (IMAGE_TO_IMAGE, INPAINTING) or type(width) is not int or type(height) is not int:
         pixels = MOST_ASKED
     else:
         pixels = max(LEAST_ASKED, width * height)

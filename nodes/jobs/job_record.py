@@ -32,6 +32,9 @@ REUSABLE = (RESERVED, *TO_COLLECT, DONE, SPENT)  # what stands for its payload w
 NOTHING_PAID = (RESERVED, FAILED)
 STEPS = (RESERVED, SENDING, UNKNOWN, ACCEPTED, DELIVERED, DONE, FAILED, SPENT, CANCELLED)  # in this order
 
+CLOCKS_AGREE = 10.0  # seconds that the wall clock and the uptime may differ
+uptime = time.monotonic  # the same for all processes
+
 CANCEL_ASKED = "cancel asked"  # as a note: a person stopped it, and the provider has not said yet how it ended
 GONE_ONCE = "its address does not have the picture"
 
@@ -62,6 +65,7 @@ class JobRecord:
     note: str = ""
     collected: float | None = None
     seedless_key: str = ""
+    sent_uptime: float | None = None  # when it was sent, by this machine's uptime in seconds
 
     @property
     def waits_as(self) -> str:
@@ -77,6 +81,22 @@ class JobRecord:
     def sent_at(self) -> str:
         """When the paid call left, by this machine's clock, for people."""
         return time.strftime("%Y-%m-%d %H:%M", time.localtime(self.sent or self.created))
+
+    @property
+    def seconds_since_sent(self) -> float | None:
+        """Since the paid call left, where two clocks agree on it, else None: people set the one, and the other, the
+        machine's uptime, begins anew when it starts and may stand still while it sleeps."""
+        if self.sent is None or self.sent_uptime is None:
+            return None
+        by_clock, by_uptime = time.time() - self.sent, uptime() - self.sent_uptime
+        agree = by_uptime >= 0 and abs(by_clock - by_uptime) < CLOCKS_AGREE
+        return by_uptime if agree else None
+
+    @property
+    def most_seconds_since_sent(self) -> float:
+        """By whichever clock says more: for a look into the past that must not stop too early."""
+        by_uptime = 0.0 if self.sent_uptime is None else uptime() - self.sent_uptime
+        return max(0.0, time.time() - (self.sent or self.created), by_uptime)
 
     def as_json(self) -> str:
         return json.dumps(asdict(self), default=dict)
@@ -100,6 +120,7 @@ def checked(record: JobRecord) -> JobRecord:
         record.reserved,
         record.created,
         record.sent,
+        record.sent_uptime,
         record.updated,
         record.bytes,
         record.billed,

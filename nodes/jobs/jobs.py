@@ -36,6 +36,7 @@ from ..providers.contract import (
     ProviderError,
     RateLimited,
     RequestRefused,
+    TooDear,
     Unavailable,
     Unsupported,
 )
@@ -59,7 +60,7 @@ logger = logging.getLogger("flux_krea")
 CALLS_AT_ONCE = 32  # sent or waited for
 LOOK_FOR_ANSWERS = 0.2  # seconds between looks at what is still on its way when the process ends
 # `auto` never takes to another provider what one refused for its content.
-ASK_ANOTHER = (KeyRefused, BalanceTooLow, RateLimited, RequestRefused, Unavailable)
+ASK_ANOTHER = (KeyRefused, BalanceTooLow, RateLimited, RequestRefused, TooDear, Unavailable)
 
 
 class Jobs:
@@ -232,7 +233,7 @@ class Jobs:
             for index, planned in enumerate(calls):
                 call = self._live.get(planned.record.hash) if reuse else None
                 if call is None or not handle.join(call, index, len(calls)):
-                    call = PaidCall(planned, self._services)
+                    call = PaidCall(planned, self._services, limits)
                     handle.join(call, index, len(calls))
                     self._live[planned.record.hash] = call
                     new.append(call)

@@ -6,7 +6,6 @@ or by somebody's hand, is read back from there before anything is paid, and said
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import threading
 import time
@@ -80,6 +79,21 @@ class Journal:
             self._file.restore_lost()
             return self._claimed(self._file.transaction(lambda table: self._claim(table, fresh, limits, reuse)))
 
+    def reserve(self, record: JobRecord, usd: float, limits: Limits) -> None:
+        """A reserved record, of which the provider says that it costs more than was set aside. Raises OverBudget where a
+        limit does not allow that; what was set aside stays so then."""
+
+        def set_aside(table: Table) -> None:
+            held = table.first("id = ? AND owner = ?", (record.id, self._me().id))
+            if held is None:
+                raise Unavailable(LOST_RESERVATION)
+            others = (max(0.0, spent - (held.reserved or 0.0)) for spent in self._spent(table, record.budget_key))
+            limits.check(usd, *others)
+            table.write(replace(held, reserved=usd))
+
+        with self._lock:
+            self._file.transaction(set_aside)
+
     def claim_existing(self, name: str) -> Claim | None:
         """The newest record with this payload hash or id, for collecting; None where there is none. Pays nothing."""
 
@@ -107,11 +121,12 @@ class Journal:
             return self._claimed([self._file.transaction(own)])[0]
 
     def adopt(self, job: Job, record: JobRecord) -> bool:
-        """Writes down that a job which a provider listed is this record's; False where it belongs to another."""
-        text = json.dumps(job, default=dict)
+        """Writes down that a job which a provider listed is this record's; False where it belongs to another. A list
+        may tell less of a job than its own answer did."""
 
         def take_over(table: Table) -> bool:
-            if table.first("job = ? AND id != ?", (text, record.id)):
+            others = table.all("provider = ? AND job != 'null' AND id != ?", (record.provider, record.id))
+            if any(job.items() <= (other.job or {}).items() for other in others):
                 return False
             table.write(record)
             return True
@@ -279,7 +294,7 @@ class Journal:
         return claims
 
     def _spent(self, table: Table, budget_key: str) -> tuple[float, float]:
-        price = "COALESCE(billed, reserved, 0)"
+        price = "COALESCE(NULLIF(billed, 0), reserved, 0)"  # a bill of nothing is one that is not told yet
         run = (
             table.db.execute(f"SELECT SUM({price}) FROM jobs WHERE purse = ?", (budget_key,)).fetchone()[0]
             if budget_key

@@ -28,6 +28,7 @@ WAIT_FOR_LOCK = 10.0  # seconds that another program may hold the journal
 COLUMNS = """id TEXT PRIMARY KEY, provider TEXT, endpoint TEXT, hash TEXT, state TEXT, request TEXT, purse TEXT,
  reserved REAL, owner TEXT, created REAL, sent REAL, updated REAL, job TEXT, delivery TEXT, pictures TEXT,
  bytes INTEGER, billed REAL, note TEXT, collected REAL, wish TEXT"""
+NEWER_COLUMNS = {"sent_uptime": "REAL"}  # than version 0.1.0
 OTHER_NAMES = {"budget_key": "purse", "seedless_key": "wish"}  # the columns' names are older than the fields'
 COLUMN_OF = {name: OTHER_NAMES.get(name, name) for name in FIELDS}
 SELECT = f"SELECT {','.join(COLUMN_OF.values())} FROM jobs"
@@ -173,8 +174,7 @@ class JournalFile:
             # Not WAL: its two files beside this one outlive it where somebody deletes it, and split those who work with it.
             db.execute("PRAGMA journal_mode=DELETE")
             db.execute("PRAGMA synchronous=FULL")
-            db.execute(f"CREATE TABLE IF NOT EXISTS jobs ({COLUMNS})")
-            db.execute("CREATE INDEX IF NOT EXISTS jobs_hash ON jobs (hash)")
+            _make_tables(db)
             db.execute(f"{SELECT} LIMIT 1")
             self._write_missing_records(db)
         except BaseException:
@@ -227,6 +227,17 @@ class JournalFile:
             return False
         finally:
             db.close()
+
+
+def _make_tables(db: sqlite3.Connection) -> None:
+    db.execute("BEGIN IMMEDIATE")  # another process may be about to do the same
+    db.execute(f"CREATE TABLE IF NOT EXISTS jobs ({COLUMNS})")
+    there = {column[1] for column in db.execute("PRAGMA table_info(jobs)")}
+    for name, kind in NEWER_COLUMNS.items():
+        if name not in there:
+            db.execute(f"ALTER TABLE jobs ADD COLUMN {name} {kind}")
+    db.execute("CREATE INDEX IF NOT EXISTS jobs_hash ON jobs (hash)")
+    db.execute("COMMIT")
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:

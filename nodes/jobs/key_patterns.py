@@ -18,7 +18,7 @@ LOWER = bytes(range(256)).lower()
 ESCAPED = re.compile(
     rb"(?<!\\)\\+(?:u00|x)([0-9a-fA-F]{2})|%(?:25)*([0-9a-fA-F]{2})|&(?:amp;)*#(?:0*([0-9]{2,3})|[xX]0*([0-9a-fA-F]{2}));?"
 )
-BREAK = re.compile(rb"(?<!\\)\\+[nrt]")
+BREAKS = (rb"\n", rb"\r", rb"\t")  # as JSON writes them, behind the last of any number of backslashes
 GAP = rb"(?:\s|\\{1,8}[nrt]?){0,40}"
 HEX_GAP = rb"(?:\s|[:,]|\\[nrt]?){0,8}"
 
@@ -77,16 +77,29 @@ def _texts(content: bytes | mmap) -> Iterator[tuple[int, int]]:
 
 def _is_in(text: bytes, written: Sequence[bytes], in_hex: Sequence[bytes]) -> bool:
     """Whether one of the forms stands there once all escapes and spaces are taken out."""
-    for unescaped in {text, *((_without_escapes(text),) if b"\\" in text or b"%" in text or b"&" in text else ())}:
+    for unescaped in {text, *((_without_escapes(text),) if _has_escapes(text) else ())}:
         plain = unescaped.translate(None, SPACE)
         # JSON writes a line break as two signs; before a key that begins with n it is none.
-        broken = BREAK.sub(b"", unescaped).translate(None, SPACE) if b"\\" in unescaped else plain
-        if any(form in plain or form in broken for form in written):
-            return True
+        broken = _without_breaks(unescaped).translate(None, SPACE) if b"\\" in unescaped else plain
+        for joined in {plain, broken}:
+            if any(form in joined for form in written):
+                return True
         numbers = broken.translate(LOWER, b":,")
         if any(form in numbers for form in in_hex):
             return True
     return False
+
+
+def _has_escapes(text: bytes) -> bool:
+    """Quickly, and true too often: to look for them takes a hundred times as long."""
+    return any(mark in text for mark in (rb"\u00", rb"\x", b"%")) or b"&" in text and b"#" in text
+
+
+def _without_breaks(text: bytes) -> bytes:
+    """The backslashes before a break's own are left, as every other is."""
+    for mark in BREAKS:
+        text = text.replace(mark, b" ")  # not nothing: what then stands side by side is no break
+    return text
 
 
 def _without_escapes(text: bytes) -> bytes:

@@ -50,6 +50,9 @@ class Limits:
             _refuse_above(limit, asked, spent, name, WHERE_TO_RAISE.format(variable=VARIABLES[key]))
 
 
+NOTHING = Limits(0.0, 0.0, 0.0)
+
+
 def _refuse_above(limit: float, asked: float, spent: float, name: str, raise_it: str) -> None:
     if spent + asked > limit + CENT_DUST:
         left = max(0.0, limit - spent)

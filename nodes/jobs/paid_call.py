@@ -50,8 +50,10 @@ from .job_record import (
     SPENT,
     UNKNOWN,
     JobRecord,
+    uptime,
 )
 from .journal import Claim
+from .limits import NOTHING, Limits
 from .merging import Outcome
 from .planning import PlannedCall
 from .services import Services
@@ -73,8 +75,9 @@ class WasCancelled(Exception):
 class PaidCall:
     """`future` ends with an Outcome or a ProviderError."""
 
-    def __init__(self, planned: PlannedCall, services: Services):
+    def __init__(self, planned: PlannedCall, services: Services, limits: Limits = NOTHING):
         self.planned = planned
+        self._limits = limits  # for what the provider says, before it is paid, that it costs more
         self.callers = Callers(self._on_deserted)
         self.future: Future[Outcome] = Future()
         self._services = services
@@ -244,7 +247,7 @@ class PaidCall:
     def _find_lost(self, fault: ProviderError) -> None:
         """Unknown → accepted, where the provider's own list holds the job. Else raises UnknownOutcome."""
         looked = f"{self.label} keeps no list of jobs to look in"
-        if self._provider.find_lost and self.planned.plan:
+        if self._provider.find_lost and self._plan_to_look_for:
             self.callers.show(Progress("the answer was lost; looking for the job at the provider"))
             looked = f"The list of jobs at {self.label} cannot be read"
             for pause in LOOK_FOR_LOST:
@@ -261,12 +264,17 @@ class PaidCall:
             looked = f"It cannot be told apart in the list of jobs at {self.label}"
         raise sentences.still_lost(fault, self._record, looked)
 
+    @property
+    def _plan_to_look_for(self) -> Plan | None:
+        """Where a provider knows the order by our id, that is enough: a restart may have left no more of the plan."""
+        return self.planned.plan or (Plan(self._record.endpoint, {}) if self._provider.repeatable_for else None)
+
     def _listed_jobs(self) -> tuple[Job, ...] | None:
         """None where the list cannot be had or read, which tells nothing."""
-        assert self._provider.find_lost and self.planned.plan
-        age = max(0.0, time.time() - (self._record.sent or self._record.created))
+        assert self._provider.find_lost and self._plan_to_look_for
+        age = self._record.most_seconds_since_sent
         try:
-            return self._play(self._provider.find_lost(self._plan(self.planned.plan), age))
+            return self._play(self._provider.find_lost(self._plan(self._plan_to_look_for), age))
         except Cancelled:
             raise
         except Exception as error:
@@ -276,8 +284,8 @@ class PaidCall:
     def _repeated(self) -> bool:
         """Unknown → accepted, where the provider knows the paid call by our id: sent again it costs nothing, and its
         answer is the lost one. False where too much time has gone by, and where this answer is of no use either."""
-        sent = self._record.sent
-        if sent is None or not 0.0 <= time.time() - sent < self._provider.repeatable_for or not self.planned.plan:
+        age = self._record.seconds_since_sent
+        if age is None or age >= self._provider.repeatable_for or not self.planned.plan:
             return False
         self.callers.show(Progress("asking again with the same id, which costs nothing"))
         try:
@@ -342,9 +350,10 @@ class PaidCall:
         if before != RESERVED and not (before == UNKNOWN and self._provider.repeatable_for):
             raise BadAnswer(f"{self.label} would have to be paid a second time for one job; it was not sent.")
         client, patience = self._connection(), self._services.patience
+        self._afford(call.usd)
         backoff, rate = Backoff(patience), 0.0 if self.planned.has_alternative else patience.rate
         while True:
-            self._save(state=SENDING, sent=self._record.sent or time.time())
+            self._save(state=SENDING, **(self._when_sent() if self._record.sent is None else {}))
             fault, answer = None, None
             try:
                 answer = client.pay(call)
@@ -354,7 +363,7 @@ class PaidCall:
                 fault = client.unavailable(call, failure)
             if answer and not client.was_declined(answer):
                 return answer
-            self._save(state=before, sent=self._record.sent if before == UNKNOWN else None)
+            self._save(state=before, **({} if before == UNKNOWN else {"sent": None, "sent_uptime": None}))
             pause = backoff.next(
                 rate if answer and answer.status == 429 else patience.fault, client.asked_pause(answer)
             )
@@ -364,6 +373,21 @@ class PaidCall:
                 assert fault
                 raise fault
             self._wait(pause)
+
+    def _afford(self, usd: float | None) -> None:
+        """Raises OverBudget for a price above what was set aside that no limit allows."""
+        if usd is None or usd <= (self._record.reserved or 0.0):
+            return
+        with self._writing:
+            try:
+                self._services.journal.reserve(self._record, usd, self._limits)
+            except (sqlite3.Error, OSError) as error:
+                raise sentences.as_user_error(error) from None
+            self._record = replace(self._record, reserved=usd)
+
+    @staticmethod
+    def _when_sent() -> dict[str, float]:
+        return {"sent": time.time(), "sent_uptime": uptime()}
 
     def _lost(self, failure: NoAnswer) -> UnknownOutcome:
         return UnknownOutcome(

@@ -184,6 +184,11 @@ def refusal(answer: Answer, site: Site, paid_call: bool = True) -> ProviderError
     return BadAnswer(f"{said}, which is no answer to a job. Look at {site.billing} before running again.", paid=None)
 
 
+def unread_list(answer: Answer, site: Site) -> Unavailable:
+    """A list of jobs that cannot be had, or not whole: that a job is not in it would say something."""
+    return Unavailable(f"The list of jobs at {site.label} cannot be read whole ({answer.status}).", paid=None)
+
+
 def lost(site: Site) -> UnknownOutcome:
     """A 2xx answer to the paid call from which no job can be read."""
     return UnknownOutcome(

@@ -123,6 +123,7 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict)
     authorize: bool = True
     paid: bool = False
+    usd: float | None = None  # what the provider, asked before, says that the paid call costs: held against the limits
     delay: float = 0.0
     timeout: float = 60.0  # seconds without a byte
     max_answer: int = 2**20  # bytes; a longer answer is refused
@@ -265,6 +266,7 @@ class ProviderError(Exception):
     ProviderError
      ├─ Unsupported        the provider cannot do what was asked; nothing was sent
      ├─ OverBudget         refused by a budget; nothing was sent
+     │   └─ TooDear        this provider asks far more than was counted, or what nobody can read; nothing was sent
      ├─ KeyRefused         no key, or not this key
      ├─ BalanceTooLow      the account cannot pay
      ├─ ContentRefused     the prompt, the image or the result was refused
@@ -288,6 +290,10 @@ class Unsupported(ProviderError):
 
 
 class OverBudget(ProviderError):
+    pass
+
+
+class TooDear(OverBudget):
     pass
 
 

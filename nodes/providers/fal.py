@@ -27,6 +27,7 @@ from .answers import (
     picture_urls,
     refusal,
     safe_id,
+    unread_list,
 )
 from .contract import (
     IMAGE_TO_IMAGE,
@@ -173,7 +174,7 @@ def plan(request: GenerationRequest) -> Plan:
         kinds = "https addresses and Hugging Face ids of LoRAs"
         loras = taken_by(SITE.label, request, is_address_or_hugging_face_id, kinds, LORA_STRENGTHS)
         payload.set("loras", [{"path": lora.path, "scale": lora.strength} for lora in loras])
-    payload.refuse_extra("mask_url")
+    payload.refuse_extra("mask_url", "sync_mode")
     payload.merge_extra()
     return payload.plan((LORA_ENDPOINTS if with_lora else ENDPOINTS)[request.mode], payload.fields, size)
 
@@ -357,14 +358,18 @@ def find_lost(plan: Plan, age: float) -> Search:
             continue
         body = as_dict(answer.json()) if answer.ok else {}
         items = body.get("items")
-        for item in map(as_dict, items if isinstance(items, list) else ()):
+        if not isinstance(items, list):
+            break
+        for item in map(as_dict, items):
             sent, request_id = as_dict(item.get("json_input")), safe_id(item.get("request_id"))
             if request_id and all(key in sent and sent[key] == value for key, value in wanted.items()):
                 found.append(_job(plan, request_id))
         following = body.get("next_cursor")
         if not isinstance(following, str) or not following:
-            break
+            return tuple(found)
         cursor = f"&cursor={quote(following, safe='')}"
+    if not found:
+        raise unread_list(answer, SITE)
     return tuple(found)
 
 

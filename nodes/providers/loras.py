@@ -12,10 +12,12 @@ from .contract import GenerationRequest, Lora, RequestRefused, Unsupported
 
 MOST_LORAS = 16
 STRENGTHS = (-4.0, 4.0)
-_HUGGING_FACE_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
-_AIR_ID = re.compile(r"[a-z0-9-]{1,40}:[\w-]{1,60}@[\w.-]{1,60}")
-_HOST = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)+")
-_SECRET = re.compile(r"token|key|secret|passw|auth|sig(nature)?$|credential|session", re.IGNORECASE)
+_HUGGING_FACE_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+_AIR_ID = re.compile(r"[a-z0-9-]{1,40}:[\w-]{1,60}@[\w.-]{1,60}", re.ASCII)
+# A name whose last part is no number, in any of the ways in which addresses write numbers.
+_HOST = re.compile(r"([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)+([a-z]{2,63}|xn--[a-z0-9-]{1,59})")
+_SECRET = re.compile(r"token|key|secret|passw|pwd|jwt|auth|sig(nature)?$|credential|session", re.IGNORECASE)
+_TOKEN = re.compile(r"(?<![A-Za-z0-9])(hf_|r8_|sk-|ghp_|eyJ)[\w-]{16,}")
 _HOW_TO = "Write one a line: an https address or owner/name on Hugging Face, or an AIR id, then the strength."
 
 
@@ -24,10 +26,10 @@ def loras_of(text: str) -> tuple[Lora, ...]:
 
     Raises RequestRefused for a line that is none, and for an address that carries a secret: workflows are shared.
     """
-    loras = tuple(_lora(line.strip()) for line in text.splitlines() if line.strip())
-    if len(loras) > MOST_LORAS:
-        raise RequestRefused(f"loras names {len(loras)}; at most {MOST_LORAS} are taken. Nothing was paid.")
-    return loras
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(lines) > MOST_LORAS:
+        raise RequestRefused(f"loras names {len(lines)}; at most {MOST_LORAS} are taken. Nothing was paid.")
+    return tuple(map(_lora, lines))
 
 
 def _lora(line: str) -> Lora:
@@ -35,11 +37,11 @@ def _lora(line: str) -> Lora:
     with suppress(ValueError):  # a line with one word, or whose last word is no number
         first, last = line.rsplit(None, 1)
         strength, path = float(last), first
-    low, high = STRENGTHS
-    if not (math.isfinite(strength) and low <= strength <= high):
-        raise RequestRefused(f"The strength of {path:.80} is {strength:g}; it must be {low:g} to {high:g}.")
     if not (is_address(path) or is_hugging_face_id(path) or is_air_id(path)):
         raise RequestRefused(f"loras says “{_shown(path)}”, which is none. {_HOW_TO} Nothing was paid.")
+    low, high = STRENGTHS
+    if not (math.isfinite(strength) and low <= strength <= high):
+        raise RequestRefused(f"The strength of {_shown(path)} is {strength:g}; it must be {low:g} to {high:g}.")
     return Lora(path, strength)
 
 
@@ -52,12 +54,17 @@ def is_address(path: str) -> bool:
         port = parts.port
     except ValueError:
         return False
-    if parts.username is not None or any(_SECRET.search(name) for name, _ in parse_qsl(parts.query)):
+    if parts.username is not None or _has_secret(path, f"{parts.query}&{parts.fragment}"):
         raise RequestRefused(
             f"The address of a LoRA at {parts.hostname} carries a key or a password, and a workflow is shared: use an "
             "address that works without one. Nothing was paid."
         )
     return port in (None, 443) and bool(_HOST.fullmatch(parts.hostname or ""))
+
+
+def _has_secret(path: str, query: str) -> bool:
+    names = [name for name, _ in parse_qsl(query.replace(";", "&"), keep_blank_values=True)]
+    return bool(_TOKEN.search(path)) or any(map(_SECRET.search, names))
 
 
 def is_hugging_face_id(path: str) -> bool:
@@ -96,5 +103,6 @@ def taken_by(
 
 
 def _shown(path: str) -> str:
-    """Without what may be a secret."""
-    return re.sub(r"//[^/@]*@|[?#].*", "…", path)[:80]
+    """Without what may be a secret, and with a sign for each that nobody sees."""
+    seen = "".join(sign if sign.isprintable() else "�" for sign in path[:4096])
+    return _TOKEN.sub("…", re.sub(r"//[^/@]*@|[?#].*", "…", seen))[:80]

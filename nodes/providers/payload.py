@@ -32,6 +32,11 @@ DECIDES_SAFETY_SIZE_OR_COUNT = (
     *("image_size", "size", "width", "height", "aspect_ratio", "megapixels", "resolution", "target_size"),
     *("enable_safety_checker", "disable_safety_checker", "safety_checker", "checkNSFW", "safety_tolerance", "safety"),
 )
+# What only its inputs may send: they check it, say what it costs, and refuse it where the provider does not know it.
+PICTURES_AND_STYLES = (
+    *("image", "image_url", "image_prompt", "seedImage", "mask", "mask_url", "mask_image", "maskImage"),
+    *("lora", "loras"),
+)
 
 # What the model's host really makes of each ratio: 16:9 is 1.75 and 21:9 is 2.4. (replicate/cog-flux, predict.py)
 KREA_SIZES: dict[str, Size] = {
@@ -218,7 +223,7 @@ class PayloadBuilder:
                         f"extra says {field}={value!r:.80}, and the node's own inputs say {self.fields[field]!r:.80}. "
                         "Take it out of extra."
                     )
-            elif field not in known and field in (*self._owned, *DECIDES_SAFETY_SIZE_OR_COUNT):
+            elif field not in known and field in (*self._owned, *DECIDES_SAFETY_SIZE_OR_COUNT, *PICTURES_AND_STYLES):
                 raise RequestRefused(f"extra may not set {field}: the node has an input for it. Use that one.")
             else:
                 self.fields[field] = _plain(field, value)

@@ -17,6 +17,7 @@ from .answers import (
     picture_urls,
     refusal,
     safe_id,
+    unread_list,
 )
 from .contract import (
     IMAGE_TO_IMAGE,
@@ -249,7 +250,9 @@ def find_lost(plan: Plan, age: float) -> Search:
         answer = yield Call("GET", url, max_answer=64 * 2**20, progress=Progress("Looking for the job at Replicate"))
         body = as_dict(answer.json()) if answer.ok else {}
         results = body.get("results")
-        for item in map(as_dict, results if isinstance(results, list) else ()):
+        if not isinstance(results, list):
+            break
+        for item in map(as_dict, results):
             sent, prediction_id = as_dict(item.get("input")), safe_id(item.get("id"))
             wanted = plan.payload["input"]
             same = all(key in sent and sent[key] == value for key, value in wanted.items()) and "image" not in sent
@@ -257,8 +260,10 @@ def find_lost(plan: Plan, age: float) -> Search:
                 found.append({"id": prediction_id})
         following = own_url(body.get("next"), HOSTS)
         if following is None:
-            break
+            return tuple(found)
         url = following
+    if not found:
+        raise unread_list(answer, SITE)
     return tuple(found)
 
 

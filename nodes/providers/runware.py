@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from .answers import Site, as_dict, bad_job, finite_number, first_text, is_about_content, lost, refusal
+from .answers import Site, as_dict, bad_job, finite_number, first_text, is_about_content, lost, refusal, unread_list
 from .contract import (
     IMAGE_TO_IMAGE,
     INPAINTING,
@@ -140,14 +140,14 @@ def submit(plan: Plan) -> Submission:
     answer = yield Call("POST", API, json=[task], paid=True, progress=Progress("Sent to Runware"))
     body = as_dict(answer.json())
     job = {"task": task["taskUUID"]}
-    errors = _errors(body)
+    if _items(body, "imageInference", job["task"]):
+        return job  # whatever stands beside it
+    errors = _errors_of(body, job["task"])
     if any("conflictTaskUUID" in str(error.get("code")) for error in errors):
         return job  # it has the task already, from a call whose answer was lost
     if not answer.ok or errors:
         raise _submit_refusal(answer, errors)
-    if not _items(body, "imageInference", job["task"]):
-        raise lost(SITE)
-    return job
+    raise lost(SITE)
 
 
 def _task_id(plan: Plan) -> str:
@@ -192,6 +192,8 @@ def find_lost(plan: Plan, age: float) -> Search:
         body = as_dict(answer.json()) if answer.ok else {}
         if _items(body, "", task):
             return ({"task": task},)
+    if "data" not in body:
+        raise unread_list(answer, SITE)
     return ()
 
 
@@ -256,7 +258,8 @@ def _delivery(
     if not pictures:
         return None
     first = pictures[0]
-    seed, cost, flag = first.get("seed"), finite_number(first.get("cost")), first.get("NSFWContent")
+    seed, flag = first.get("seed"), first.get("NSFWContent")
+    cost = sum(finite_number(item.get("cost")) or 0.0 for item in pictures)  # more than one picture was made, then
     return Delivery(
         pictures=(_address(first),),
         flags=(flag if isinstance(flag, bool) and request.safety_checker else None,),

@@ -6,6 +6,7 @@ It tells its price before a job and the bill after it. Its list of jobs shows no
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
+from datetime import datetime
 from typing import Any
 
 from .answers import (
@@ -18,9 +19,11 @@ from .answers import (
     is_about_balance,
     is_about_content,
     lost,
+    moment,
     picture_urls,
     refusal,
     safe_id,
+    unread_list,
 )
 from .contract import (
     IMAGE_TO_IMAGE,
@@ -35,7 +38,6 @@ from .contract import (
     GenerationFailed,
     GenerationRequest,
     Job,
-    OverBudget,
     Parameter,
     Plan,
     Progress,
@@ -44,6 +46,7 @@ from .contract import (
     RequestRefused,
     Search,
     Submission,
+    TooDear,
     money,
 )
 from .loras import is_address_or_hugging_face_id, taken_by
@@ -59,9 +62,11 @@ MOST_USD = 2 * USD_PER_IMAGE  # what it may ask for a picture that the limits co
 LONGEST_SIDE, SHORTEST_SIDE = 1536, 256
 MOST_LORAS, LORA_STRENGTHS = 3, (0.0, 4.0)
 LEAST_PAUSE = 2.0  # seconds between polls, as it asks
-MOST_LOOKS = 30  # at single jobs, when one is looked for
+MOST_LISTED = 100  # on the one page that is read, newest first
+MARGIN = 300.0  # seconds that its clocks may differ
 MODERATED, MISSING, INVALID, NO_MEDIA = 1200, 1400, 1401, 1402
 ITS_OWN = "WaveSpeed's own"
+NO_PICTURE = ("failed", "timeout", "cancelled", "deleted")  # states
 
 _COMMON = {
     "prompt": Parameter("passthrough", "prompt"),
@@ -107,7 +112,7 @@ def plan(request: GenerationRequest) -> Plan:
     loras = taken_by(SITE.label, request, is_address_or_hugging_face_id, kinds, LORA_STRENGTHS, MOST_LORAS)
     if loras:
         payload.set("loras", [{"path": lora.path, "scale": lora.strength} for lora in loras])
-    payload.refuse_extra("enable_sync_mode", "enable_base64_output")
+    payload.refuse_extra("enable_sync_mode", "enable_base64_output", "webhook")
     payload.merge_extra()
     return payload.plan(MODEL, payload.fields, size)
 
@@ -129,10 +134,10 @@ def estimate(request: GenerationRequest) -> Estimate:
 
 def submit(plan: Plan) -> Submission:
     fields = dict(plan.payload)
-    yield from _check_price(fields)
+    usd = yield from _price(fields)
     if plan.image:
         fields["image"] = yield from _upload(plan.image)
-    answer = yield Call("POST", f"{API}/{MODEL}", json=fields, paid=True)
+    answer = yield Call("POST", f"{API}/{MODEL}", json=fields, paid=True, usd=usd)
     if not answer.ok:
         raise _refusal(answer)
     job_id = safe_id(_data(answer).get("id"))
@@ -141,23 +146,35 @@ def submit(plan: Plan) -> Submission:
     return {"id": job_id}
 
 
-def _check_price(fields: Mapping[str, Any]) -> Generator[Call, Answer, None]:
-    """Asks for the price, on the newer of two addresses first; a price that nobody tells is the one that was counted."""
+def _price(fields: Mapping[str, Any]) -> Generator[Call, Answer, float | None]:
+    """What WaveSpeed asks for this, in US dollars; None where it tells no price, on the newer of two addresses or on the
+    older: then it costs what was counted. Raises TooDear for a price far above that, or that nobody can read."""
     body = {"model_id": MODEL, "inputs": dict(fields)}
-    for path, names in (("price", ("discounted_price", "price")), ("pricing", ("unit_price",))):
+    for path, names in (("price", ("price", "discounted_price")), ("pricing", ("unit_price",))):
         answer = yield Call(
             "POST", f"{API}/model/{path}", json=body, progress=Progress("Asking WaveSpeed for its price")
         )
-        told = [finite_number(_data(answer).get(name)) for name in names] if answer.ok else []
-        asked = next((usd for usd in told if usd is not None), None)
-        if asked is None:
-            continue
-        if asked > MOST_USD:
-            raise OverBudget(
-                f"WaveSpeed asks {money(asked)} for this picture, which was counted as {money(USD_PER_IMAGE)}. "
-                "Nothing was sent. Choose another provider."
-            )
-        return
+        data = _data(answer) if answer.ok else {}
+        told = [data[name] for name in names if data.get(name) is not None]
+        if told:
+            return _affordable(told, data.get("currency", "USD"))
+    return None
+
+
+def _affordable(told: list[Any], currency: Any) -> float:
+    """The dearest: which of a price and its discount is billed is not documented."""
+    prices = [price for value in told if (price := finite_number(value)) is not None]
+    if len(prices) < len(told) or currency != "USD":
+        raise TooDear(
+            f"WaveSpeed's price for this picture cannot be read ({told!r:.40} {currency!r:.10}). Nothing was sent. "
+            "Choose another provider."
+        )
+    if max(prices) > MOST_USD:
+        raise TooDear(
+            f"WaveSpeed asks {money(max(prices))} for this picture, which was counted as {money(USD_PER_IMAGE)}. "
+            "Nothing was sent. Choose another provider."
+        )
+    return max(prices)
 
 
 def _upload(image: bytes) -> Generator[Call, Answer, str]:
@@ -250,30 +267,57 @@ def _bill(job_id: str) -> Generator[Call, Answer, float | None]:
     body = {"prediction_uuids": [job_id], "page": 1, "page_size": 10}
     answer = yield Call("POST", f"{API}/billings/search", json=body, progress=Progress("WaveSpeed is done", 1.0))
     items = _data(answer).get("items") if answer.ok else None
-    prices = [finite_number(as_dict(item).get("price")) for item in (items if isinstance(items, list) else ())]
+    ours = [item for item in map(as_dict, items if isinstance(items, list) else ()) if _is_of(item, job_id)]
+    prices = [finite_number(item.get("price")) for item in ours]
     known = [price for price in prices if price is not None]
     return sum(known) if known else None
 
 
+def _is_of(bill: Mapping[str, Any], job_id: str) -> bool:
+    return bool(as_dict(bill.get("prediction")).get("uuid", job_id) == job_id)
+
+
 def find_lost(plan: Plan, age: float) -> Search:
-    """The newest jobs with this model, each looked at: the list shows no input, a job does."""
+    """The jobs with this model that are not older than the lost call, each looked at: the list shows no input, a job does.
+    How old they are is told by WaveSpeed's own clock."""
     if plan.image:
         return ()  # each upload has its own address, so no listed job can be told to be this one
     listed = yield Call(
         "POST",
         f"{API}/predictions",
-        json={"page": 1, "page_size": 100, "model": MODEL},
+        json={"page": 1, "page_size": MOST_LISTED, "model": MODEL},
         progress=Progress("Looking for the job at WaveSpeed"),
     )
     items = _data(listed).get("items") if listed.ok else None
-    found = []
-    ids = [safe_id(as_dict(item).get("id")) for item in (items if isinstance(items, list) else ())]
-    for job_id in list(filter(None, ids))[:MOST_LOOKS]:
+    if not isinstance(items, list):
+        raise unread_list(listed, SITE)
+    now = moment(listed.headers.get("date"))
+    recent = [item for item in map(as_dict, items) if not _is_older(item, now, age)]
+    ids = list(filter(None, (safe_id(item.get("id")) for item in recent)))[:MOST_LISTED]
+    answer, is_whole = listed, len(recent) < MOST_LISTED
+    # Of two jobs alike, one that has failed is taken last: somebody else may have ordered it.
+    running: list[Job] = []
+    ended: list[Job] = []
+    for job_id in ids:
         answer = yield Call("GET", _address(job_id), progress=Progress("Looking for the job at WaveSpeed"))
-        sent = as_dict(_data(answer).get("input")) if answer.ok else {}
+        job = _data(answer) if answer.ok else {}
+        sent = as_dict(job.get("input"))
+        is_whole = is_whole and bool(sent)
         if sent and "image" not in sent and all(sent.get(name) == value for name, value in plan.payload.items()):
-            found.append({"id": job_id})
-    return tuple(found)
+            (ended if job.get("status") in NO_PICTURE else running).append({"id": job_id})
+    found = (*running, *ended)
+    if not found and not is_whole:
+        raise unread_list(answer, SITE)
+    return found
+
+
+def _is_older(item: Mapping[str, Any], now: float | None, age: float) -> bool:
+    """Than a call that left `age` seconds ago: certainly, also where a clock goes wrong by minutes."""
+    try:
+        created = datetime.fromisoformat(str(item.get("created_at")).replace("Z", "+00:00")).timestamp()
+    except (ValueError, OverflowError, OSError):
+        return False
+    return now is not None and created < now - age - MARGIN
 
 
 def _data(answer: Answer) -> dict[str, Any]:

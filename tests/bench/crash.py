@@ -20,13 +20,14 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from api_graphs import PROVIDERS, ApiGraph
+from bench._crash_run import columns, prompt_of
 from comfyui import ROOT, ComfyUI, ComfyUIError
 from standins import start_all
 
 KILLS = 50
 EXAMPLES = 100  # of STEPS steps each
 STEPS = 40
-LIFE = 1.6  # seconds of the longest run, and the latest instant of a kill
+LIFE = 2.8  # seconds of the longest run, and the latest instant of a kill
 PAGE = ROOT / "docs" / "api_crash.md"
 PACE = {"queue_seconds": 0.25, "job_seconds": 0.35, "download_seconds": 0.3, "delays": {"submit": 0.15}}
 
@@ -89,7 +90,7 @@ def killed_library(folder: Path, prompt: str, environment, standins) -> list[dic
     wait_for_the_end(standins)
     again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
     ended = json.loads(again.stdout)
-    return [observed(provider, prompt, states, ended[provider], standins) for provider in PROVIDERS]
+    return [observed(name, prompt, states, ended[name], standins) for name in columns(PROVIDERS)]
 
 
 def killed_comfyui(base: Path, count: int, environment, standins) -> list[dict]:
@@ -99,34 +100,35 @@ def killed_comfyui(base: Path, count: int, environment, standins) -> list[dict]:
     for turn in range(count):
         prompt = f"whole crash {turn}"
         submit = ApiGraph("FluxKreaSubmit")
-        for provider in PROVIDERS:
-            submit.api(provider, prompt=prompt)
+        for name, (provider, loras) in columns(PROVIDERS).items():
+            submit.api(provider, prompt=prompt_of(name, prompt), loras=loras)
         comfyui.queue(submit)
         time.sleep(random.uniform(0, LIFE))
         comfyui.kill()
         states = journal_states(base)
         wait_for_the_end(standins)
         comfyui.start()
-        for provider in PROVIDERS:
-            found.append(observed(provider, prompt, states, run_again(comfyui, provider, prompt), standins))
+        for name in columns(PROVIDERS):
+            found.append(observed(name, prompt, states, run_again(comfyui, name, prompt), standins))
     comfyui.stop()
     return found
 
 
-def run_again(comfyui: ComfyUI, provider: str, prompt: str) -> str:
-    graph = ApiGraph()
-    graph.api_shown(provider, prompt=prompt)
+def run_again(comfyui: ComfyUI, name: str, prompt: str) -> str:
+    graph, (provider, loras) = ApiGraph(), columns(PROVIDERS)[name]
+    graph.api_shown(provider, prompt=prompt_of(name, prompt), loras=loras)
     try:
         return "picture" if comfyui.pictures(comfyui.run(graph)) else "nothing"
     except ComfyUIError as error:
         return f"UnknownOutcome: {error}" if "perhaps pay twice" in str(error) else str(error)
 
 
-def observed(provider: str, prompt: str, states: dict, ended: str, standins) -> dict:
+def observed(name: str, prompt: str, states: dict, ended: str, standins) -> dict:
+    provider, prompt = columns(PROVIDERS)[name][0], prompt_of(name, prompt)
     jobs = standins[provider].state()["jobs"]
     told = ended.startswith("UnknownOutcome") and "perhaps pay twice" in ended
     return {
-        "provider": provider,
+        "provider": name,
         "state": states.get((provider, prompt), "nothing on disk yet"),
         "ended": "picture" if ended == "picture" else "told" if told else "lost",
         "paid": sum(job["billed"] for job in jobs if job["prompt"] == prompt),
@@ -165,8 +167,8 @@ def page(found: list[dict], kills: int, whole: int) -> str:
     return f"""# kill -9 at random instants
 
 Written by `python dev.py bench crash` with `FLUX_KREA_WRITE_DOCS=1`. {kills} kills, each with one job at every provider
-under way against the stand-ins: {kills - whole} of a process that runs the pack's library, {whole} of a whole ComfyUI. Then
-the same run again, to its end.
+under way against the stand-ins, and one more at fal with a LoRA, which is another of its apps: {kills - whole} of a process
+that runs the pack's library, {whole} of a whole ComfyUI. Then the same run again, to its end.
 
 **Jobs paid for one request: at most {most}. Paid pictures lost without a word: {lost}.** "told" is the error that says that
 the answer to the paid call was lost with the process, that nobody can look it up at this provider, and that nothing is sent

@@ -159,11 +159,11 @@ def clock_jumps(days: float) -> Play:
     """Between the lost answer and the next run; what is on disk is as old, or as young, as it looks to that clock."""
 
     def play(machine: Machine) -> tuple[Ended, Ended]:
-        machine.fault("submit", "hang", count=1, seconds=4)
+        machine.fault("submit", "hang", count=1, seconds=8)
         jobs = machine.process()
         first = machine.run(jobs)
         machine.well_again()
-        time.sleep(4)  # the provider has accepted it by then
+        time.sleep(8)  # the provider has accepted it by then
         jobs.close()
         machine.change_journal(f"UPDATE jobs SET sent = sent - {days * DAY}, created = created - {days * DAY}")
         return first, machine.run(machine.process())

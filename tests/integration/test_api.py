@@ -148,7 +148,9 @@ def test_auto_takes_the_cheapest_that_can_do_what_is_asked(comfyui, standins, wa
 def test_black_in_a_mask_keeps_the_picture(comfyui, standins):
     graph = ApiGraph()
     image = graph.add("LoadImage", image="example.png")
-    mask = graph.add("SolidMask", value=0.0, width=24, height=40)
+    black = graph.add("SolidMask", value=0.0, width=24, height=40)
+    white = graph.add("SolidMask", value=1.0, width=4, height=4)  # in a corner: a mask without any is refused
+    mask = graph.add("MaskComposite", destination=[black, 0], source=[white, 0], x=0, y=0, operation="add")
     saved = graph.shown(graph.api("fal", seed=76, image=[image, 0], mask=[mask, 0]))
     kept = graph.shown(image)
     history = comfyui.run(graph)

@@ -71,7 +71,9 @@ def submitted(answer):
 
 def delivery(body):
     pictures = tuple(body["pictures"])
-    return Delivery(pictures, (False,) * len(pictures), seed=body["seed"], cost_usd=0.025, request_id=body["id"])
+    return Delivery(
+        pictures, (False,) * len(pictures), seed=body["seed"], cost_usd=0.025 * len(pictures), request_id=body["id"]
+    )
 
 
 def submit(plan):

@@ -26,9 +26,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import fake_provider
+import path_dialects
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from path_dialects import LOSES_ANSWER, of_payload
 
 WORKER = Path(__file__).with_name("path_worker.py")
 PRICE = 0.025  # of a picture
@@ -36,9 +38,19 @@ PER_DAY = 1.0  # US dollars, of the whole example
 PER_BURST = 2  # pictures that the limit of a burst allows
 DAY = 86400.0
 PATIENCE = 120.0  # seconds; what takes so long never ends
-PROVIDERS = {"fake": 1000, "forgetful": 2000, "blocking": 3000, "textual": 4000}  # and the first seed of each
-LISTED = ("fake",)  # its list of jobs can be looked in
-LOSES_ANSWER = ("reset_after", "malformed")
+# The first seed of each. The last three are the pack's own: fal with a LoRA, Runware and WaveSpeed.
+PROVIDERS = {
+    "fake": 1000,
+    "forgetful": 2000,
+    "blocking": 3000,
+    "textual": 4000,
+    "fal": 5000,
+    "runware": 6000,
+    "wavespeed": 7000,
+}
+PRICES = {"fal": 0.035, "runware": 0.0098}  # of a picture; PRICE at the others
+MOST_IMAGES = {"fake": 2, "forgetful": 2, "fal": 4}  # in one paid call; one at the others
+LISTED = ("fake", "fal", "runware", "wavespeed")  # a job whose answer was lost can be looked for
 CAN_FILL_DISK = os.name != "nt"
 
 UNHURRIED = settings(
@@ -51,38 +63,28 @@ images = st.sampled_from([1, 1, 1, 2, 3])
 pauses = st.sampled_from([0.0, 0.0, 0.02, 0.1, 0.3])
 
 
-class Handler(fake_provider.Handler):
-    """As its parent; it knows whose answer it loses, a finished job is not cancelled, and what blocks can be hurried."""
+class Handler(path_dialects.Handler):
+    """As its parent; what blocks can be hurried."""
 
     def do_POST(self):
+        if self.path not in ("/jobs", "/blocking", "/uploads"):
+            return super().do_POST()
         kind = "upload" if self.path == "/uploads" else "submit"
         payload = self.begin(kind)
-        fault = self.next_fault(kind)
-        if fault and fault not in LOSES_ANSWER:
-            return self.misbehave(fault)
         if kind == "upload":
-            return self.answer(200, {})
-        job = self.server.accept(payload)
-        if fault:
-            self.server.lost.add(of_payload(payload))
-            return self.misbehave(fault)
+            return None if self.is_faulty(kind) else self.answer(200, {})
+        job = self.accepted(payload)
+        if job is None:
+            return None
         while self.path == "/blocking" and not self.server.is_done(job):
             time.sleep(0.01)
-        self.answer(201, self.server.result(job) if self.path == "/blocking" else {"id": job["id"]})
-
-    def do_DELETE(self):
-        job = self.server.jobs[self.path.rsplit("/", 1)[1]]
-        with self.server.lock:
-            is_late = self.server.is_done(job) or self.server.goes_on
-            if not is_late and job["id"] not in self.server.cancelled:
-                self.server.cancelled.append(job["id"])
-        self.begin("cancel")
-        self.answer(400 if is_late and not self.server.goes_on else 202, {})
+        return self.answer(201, self.server.result(job) if self.path == "/blocking" else {"id": job["id"]})
 
 
 class Server(fake_provider.FakeServer):
     def __init__(self):
         self.lost = set()  # payloads of whose paid call an answer was lost
+        self.by_uuid = {}  # Runware's jobs
         self.goes_on = False  # says yes to a cancel, and goes on
         super().__init__()
         self.RequestHandlerClass = Handler
@@ -93,14 +95,16 @@ class Server(fake_provider.FakeServer):
         return job.get("done", False)
 
 
-def of_payload(payload):
-    return payload["seed"], payload["n"]
-
-
 def parts(provider, seed, count):
     """(seed, images) of each paid call of a request."""
-    most = 1 if provider in ("blocking", "textual") else 2
+    most = MOST_IMAGES.get(provider, 1)
     return [(seed + first, min(most, count - first)) for first in range(0, count, most)]
+
+
+def price_of(seed):
+    """US dollars of a picture, at the provider that has the seed."""
+    provider = max((first, name) for name, first in PROVIDERS.items() if first <= seed)[1]
+    return PRICES.get(provider, PRICE)
 
 
 class Forks:
@@ -260,7 +264,11 @@ class PaidPath(RuleBasedStateMachine):
         self.workers[which % len(self.workers)].tell("start", [(seed, 1)], **values)
         time.sleep(pause)
 
-    @rule(which=st.integers(0, 9), provider=st.sampled_from(["fake", "blocking"]), reuse=st.booleans())
+    @rule(
+        which=st.integers(0, 9),
+        provider=st.sampled_from(["fake", "blocking", "fal", "runware", "wavespeed"]),
+        reuse=st.booleans(),
+    )
     def burst(self, which, provider, reuse):
         """Eight nodes in one run, in all the processes that there are, under a limit for two."""
         if len(self.bursts) > 2:
@@ -273,7 +281,9 @@ class PaidPath(RuleBasedStateMachine):
             own = seed if not reuse else seed + index
             self.reuse_off += [] if reuse else [(own, 1)]
             values = {"provider": provider, "seed": own, "images": 1, "reuse": reuse}
-            worker.tell("start", [(own, 1)], **values, max_cost_usd=PER_BURST * PRICE, budget_key=f"burst {seed}")
+            worker.tell(
+                "start", [(own, 1)], **values, max_cost_usd=PER_BURST * price_of(seed), budget_key=f"burst {seed}"
+            )
 
     @rule(which=st.integers(0, 9), latest=st.integers(0, 3), pause=pauses)
     def cancel(self, which, latest, pause):
@@ -425,7 +435,7 @@ class PaidPath(RuleBasedStateMachine):
         for seed in self.bursts:
             paid = sum(seed <= other < seed + 10 for other, _ in counts)
             assert paid <= PER_BURST, (seed, paid, self.story())
-        paid = sum(count for _, count in counts) * PRICE
+        paid = sum(count * price_of(seed) for seed, count in counts)
         assert paid <= PER_DAY * (1 + self.jumps) + 1e-9, (paid, self.story())
 
     def story(self):

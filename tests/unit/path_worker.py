@@ -21,12 +21,21 @@ from fake_provider import API, KEY, Call, delivery, png, submitted
 from flux_krea.nodes.jobs import journal, journal_file, paid_call
 from flux_krea.nodes.jobs.client import Patience
 from flux_krea.nodes.jobs.jobs import Jobs
-from flux_krea.nodes.providers.contract import ProviderError
+from flux_krea.nodes.providers import fal, runware, wavespeed
+from flux_krea.nodes.providers.contract import Lora, ProviderError
 
 REAL_TIME = time.time
 # Long where something could be lost by giving up, short where it is only asked again.
 PATIENCE = Patience(
-    connect=30, fault=0.5, rate=0.5, gone=0.3, whole_answer=60, whole_picture=60, first_pause=0.02, longest_pause=0.1
+    connect=30,
+    fault=0.5,
+    rate=0.5,
+    gone=0.3,
+    whole_answer=60,
+    whole_picture=60,
+    between_polls=0.05,
+    first_pause=0.02,
+    longest_pause=0.1,
 )
 TEXT = "data:image/png;base64," + base64.b64encode(png()).decode()
 
@@ -53,14 +62,18 @@ PROVIDERS = {
     "forgetful": replace(fake_provider.FORGETFUL, submit=submit),
     "blocking": BLOCKING,
     "textual": replace(BLOCKING, label="Textual", submit=submit_for_text),
+    "fal": fal.PROVIDER,
+    "runware": runware.PROVIDER,
+    "wavespeed": wavespeed.PROVIDER,
 }
+LORAS = {"fal": (Lora("someone/a-style"),)}  # its app for LoRAs
 
 
 class Worker:
     def __init__(self, connection, folder, server):
         self.connection, self.lock = connection, threading.Lock()
-        os.environ["FAKE_KEY"] = KEY
-        for name in PROVIDERS:
+        for name, provider in PROVIDERS.items():
+            os.environ[provider.key_variable] = KEY
             os.environ[f"FLUX_KREA_BASE_URL_{name.upper()}"] = server
         paid_call.LOOK_FOR_LOST, paid_call.WATCH_OTHERS = (0.02, 0.1), 0.03
         paid_call.TRY_DISK_AGAIN, paid_call.TELL_OF_DISK, journal.TRY_AGAIN = 0.05, 0.2, 0.05
@@ -77,9 +90,13 @@ class Worker:
 
     def do_start(self, key, provider, seed, images, **values):
         try:
-            self._watch(key, self.jobs.start(provider, fake_provider.asked(seed, images=images), **values))
+            self._watch(key, self.jobs.start(provider, self.asked(provider, seed, images), **values))
         except ProviderError as error:
             self._ended(key, error)
+
+    @staticmethod
+    def asked(provider, seed, images):
+        return fake_provider.asked(seed, images=images, loras=LORAS.get(provider, ()))
 
     def do_cancel(self, key):
         if key in self.handles:

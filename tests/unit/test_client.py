@@ -93,6 +93,18 @@ def test_cookies_are_not_kept(client, server):
     assert "Cookie" not in server.seen[1][1]
 
 
+@pytest.mark.parametrize(("size", "is_read"), [(2**20 - 2, True), (2**20 + 1, False)])
+def test_an_answer_of_more_than_a_megabyte_is_read_only_where_the_call_expects_one(client, server, size, is_read):
+    body = b"[" + b" " * (size - 2) + b"]"
+    server.faults["list"] = [lambda handler: handler.answer(200, body)] * 50
+    if is_read:
+        assert client.ask(Call("GET", f"{API}/jobs")).json() == []
+        return
+    with pytest.raises(Unavailable, match="larger than 1 MB"):
+        client.ask(Call("GET", f"{API}/jobs"))
+    assert client.ask(Call("GET", f"{API}/jobs", max_answer=2**21)).json() == []
+
+
 def test_multipart_has_fields_and_files(client, server):
     file = Upload("image", "a.png", b"bytes")
     assert client.ask(Call("POST", f"{API}/uploads", form={"steps": "28"}, files=(file,))).ok

@@ -145,6 +145,7 @@ def record(**values):
         ({"width": 2048, "height": 2048}, 16 * 2**20),
         ({"width": 14142, "height": 14142}, MAX_PIXELS),
         ({"mode": "image_to_image"}, 16 * 2**20),
+        ({"mode": "inpainting"}, 16 * 2**20),
         ({"extra": {"resolution": "4K"}}, MAX_PIXELS),
     ],
 )

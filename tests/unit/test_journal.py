@@ -196,6 +196,25 @@ def test_what_was_billed_counts_and_what_was_not_spent_does_not(journal):
     assert journal.claim([planned("b", "run")], Limits(0.05, 9.0, 9.0))[0][1]
 
 
+def test_a_bill_of_nothing_for_a_picture_frees_no_limit(journal):
+    paid(journal, "a", run="run", billed=0.0)
+    assert journal.spent("run") == (0.025, 0.025)
+
+
+def test_a_dearer_price_is_held_against_the_limits_before_it_is_sent(journal):
+    paid(journal, "a", run="run")
+    record = claimed(journal, "b", run="run")
+    with pytest.raises(OverBudget, match=r"about \$0\.05\. .*one run is \$0\.06, of which \$0\.035 is left"):
+        journal.reserve(record, 0.05, Limits(None, 0.06, 9.0))
+    assert journal.spent("run") == (0.05, 0.05)
+    with pytest.raises(OverBudget, match="24 hours"):
+        journal.reserve(record, 0.05, Limits(None, 9.0, 0.06))
+    journal.reserve(record, 0.05, Limits(0.075, 9.0, 9.0))
+    assert journal.spent("run") == pytest.approx((0.075, 0.075)) and journal.newest("b").reserved == 0.05
+    with pytest.raises(Unavailable, match="has lost what was set aside"):
+        journal.reserve(replace(record, id="0" * 32), 0.05, ENOUGH)
+
+
 @pytest.mark.parametrize("days", [45, -45, 2, -2])
 def test_a_clock_that_jumps_frees_nothing_that_was_paid_today(journal, monkeypatch, days):
     paid(journal, "a")

@@ -51,6 +51,19 @@ def test_one_a_line_and_the_strength_behind_it():
         "owner/style 4.5",
         "owner/style -5",
         "owner/style inf",
+        "owner/style 1e400",
+        "owner/style -nan",
+        "https://127.0.0.1/a.safetensors",
+        "https://169.254.169.254/latest 1",
+        "https://0x7f.0.0.1/a.safetensors",
+        "https://2130706433/a.safetensors",
+        "https://host.0x7f000001/a.safetensors",
+        "https://host.example./a.safetensors",
+        "https://-host.example/a.safetensors",
+        "https://hőst.example/a.safetensors",
+        "own\u0435r/style",
+        "owner/stÿle 1",
+        "civitai:١٢٣@1",
     ],
 )
 def test_what_is_none_is_refused_with_the_line(line):
@@ -67,6 +80,15 @@ def test_what_is_none_is_refused_with_the_line(line):
         "https://host.example/a.safetensors?X-Amz-Signature=hunter2",
         "https://host.example/a.safetensors?type=model&api_key=hunter2",
         "https://host.example/a.safetensors?sig=hunter2 0.5",
+        "https://me:hunter2@host.example/a.safetensors 9",
+        "https://host.example/a.safetensors?token=hunter2 nan",
+        "https://host.example/a.safetensors?a=1;token=hunter2",
+        "https://host.example/a.safetensors#token=hunter2",
+        "https://host.example/a.safetensors?%74oken=hunter2",
+        "https://host.example/a.safetensors?pwd=hunter2",
+        "https://host.example/a.safetensors?jwt=hunter2",
+        "https://host.example/a.safetensors?hf_hunter2hunter2hunter2hunter2",
+        "https://host.example/hf_hunter2hunter2hunter2hunter2/a.safetensors",
     ],
 )
 def test_an_address_with_a_secret_is_refused_without_repeating_it(address):
@@ -75,7 +97,16 @@ def test_an_address_with_a_secret_is_refused_without_repeating_it(address):
     assert "hunter2" not in str(caught.value)
 
 
+def test_signs_that_nobody_sees_are_shown():
+    with pytest.raises(RequestRefused, match="owner/�style�"):
+        loras_of("owner/\u202estyle\0 1")
+
+
 def test_too_many_lines_are_refused():
+    with pytest.raises(RequestRefused, match="names 10000"):
+        loras_of("\r\n".join(f"owner/style-{index}\t1" for index in range(10000)))
+    with pytest.raises(RequestRefused, match="names 10000"):
+        loras_of("https://me:secret@host.example/a.safetensors\n" * 10000)
     assert len(loras_of("a/b\n" * 16)) == 16
     with pytest.raises(RequestRefused, match="names 17"):
         loras_of("a/b\n" * 17)
@@ -142,6 +173,13 @@ def test_a_lora_or_a_mask_chooses_fals_app_and_its_price(request_, endpoint):
     assert str(0.025 if "flux/krea" in endpoint else 0.035) in fal.estimate(request_).note
 
 
+@pytest.mark.parametrize("value", [True, False])
+def test_no_workflow_makes_fal_forget_the_picture(value):
+    """In this mode it comes as text that no poll takes, and stands in no history that a lost answer is looked up in."""
+    with pytest.raises(RequestRefused, match="extra may not set sync_mode at fal"):
+        fal.plan(replace(TEXT, extra={"sync_mode": value}))
+
+
 def test_fals_lora_app_has_its_own_ranges_and_no_high():
     planned = fal.plan(replace(TEXT, loras=(STYLE,), guidance=30.0, acceleration="high"))
     assert (planned.payload["guidance_scale"], planned.payload["acceleration"]) == (30.0, "regular")
@@ -149,6 +187,15 @@ def test_fals_lora_app_has_its_own_ranges_and_no_high():
     assert fal.plan(replace(TEXT, guidance=30.0)).payload["guidance_scale"] == 20
     assert fal.plan(replace(MASKED, steps=4)).payload["num_inference_steps"] == 4
     assert "loras" in fal.plan(MASKED).payload and "image_size" not in fal.plan(MASKED).payload
+
+
+@pytest.mark.parametrize(
+    "field", ["loras", "lora", "mask", "mask_url", "mask_image", "maskImage", "image_url", "seedImage"]
+)
+@pytest.mark.parametrize("name", providers())
+def test_a_mask_or_a_lora_comes_by_its_input_at_every_provider_and_never_by_extra(name, field):
+    with pytest.raises(RequestRefused, match=f"extra may not set {field}"):
+        providers()[name].plan(replace(TEXT, extra={field: "https://me:secret@host.example/a"}))
 
 
 @pytest.mark.parametrize("name", sorted(set(providers()) - {"fal", "runware"}))

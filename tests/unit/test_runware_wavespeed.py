@@ -13,9 +13,11 @@ from flux_krea.nodes.providers.contract import (
     ContentRefused,
     GenerationFailed,
     KeyRefused,
+    Lora,
     OverBudget,
     RateLimited,
     RequestRefused,
+    TooDear,
     UnknownOutcome,
 )
 from scripted_answers import (
@@ -101,6 +103,40 @@ def test_a_flagged_picture_is_delivered_and_says_so(item, flag):
     answers = (RUNWARE_TAKEN, reply({"data": [RUNWARE_ITEM | item]}))
     assert drive(RUNWARE, TEXT, *answers)[2].flags == (flag,)
     assert drive(RUNWARE, replace(TEXT, safety_checker=False), *answers)[2].flags == (None,)
+
+
+OTHERS_ERROR = {"code": "rateLimitExceeded", "message": "slow down", "taskUUID": "another"}
+
+
+@pytest.mark.parametrize("status", [200, 400, 500])
+@pytest.mark.parametrize("error", [OTHERS_ERROR, {"code": "insufficientCredits", "message": "of something else"}])
+def test_a_task_that_was_taken_is_taken_whatever_error_stands_beside_it(error, status):
+    taken = reply({"data": [{"taskType": "imageInference", "taskUUID": TASK}], "errors": [error]}, status)
+    assert play(RUNWARE.submit(planned(RUNWARE, TEXT)), [taken])[1] == {"task": TASK}
+
+
+@pytest.mark.parametrize("code", ["rateLimitExceeded", "conflictTaskUUID", "invalidApiKey"])
+def test_an_error_of_another_task_says_nothing_of_ours(code):
+    other = reply({"data": [], "errors": [{"code": code, "message": "no", "taskUUID": "another"}]})
+    assert failing(UnknownOutcome, RUNWARE, TEXT, other).paid is None
+
+
+def test_of_two_pictures_for_one_both_are_counted():
+    twice = [RUNWARE_ITEM, RUNWARE_ITEM | {"imageURL": "https://im.runware.ai/b.png", "cost": "0.01"}]
+    _, _, delivery = drive(RUNWARE, TEXT, RUNWARE_TAKEN, reply({"data": twice}))
+    assert len(delivery.pictures) == 1 and delivery.cost_usd == pytest.approx(0.0198)
+
+
+@pytest.mark.parametrize("cost", [-0.5, "-1", "nan", "1e400", True, {"usd": 1}, None])
+def test_a_cost_that_is_none_is_not_told(cost):
+    _, _, delivery = drive(RUNWARE, TEXT, RUNWARE_TAKEN, reply({"data": [RUNWARE_ITEM | {"cost": cost}]}))
+    assert delivery.cost_usd is None
+
+
+@pytest.mark.parametrize(("told", "seed"), [(99, 99), (True, 7), (-1, 7), (2**64, 7), ("99", 7), (None, 7)])
+def test_the_seed_is_the_told_one_where_it_is_a_seed(told, seed):
+    _, _, delivery = drive(RUNWARE, TEXT, RUNWARE_TAKEN, reply({"data": [RUNWARE_ITEM | {"seed": told}]}))
+    assert delivery.seed == seed
 
 
 def test_silence_is_no_end_and_the_tasks_record_is_asked_after_a_while():
@@ -214,10 +250,70 @@ def test_wavespeed_is_asked_for_its_price_before_and_for_the_bill_after():
 
 def test_a_price_far_above_what_the_limits_counted_is_refused_before_it_is_paid():
     answers = [body({"price": 0.06})]
-    error = failing(OverBudget, WAVESPEED, TEXT, *answers)
+    error = failing(TooDear, WAVESPEED, TEXT, *answers)
     assert error.paid is False and "$0.06" in str(error) and "$0.025" in str(error)
-    _, end = play(WAVESPEED.submit(WAVESPEED.plan(TEXT)), [body({"price": 0.03}), WAVESPEED_CREATED])
-    assert end == {"id": ID}
+    calls, end = play(WAVESPEED.submit(WAVESPEED.plan(TEXT)), [body({"price": 0.03}), WAVESPEED_CREATED])
+    assert end == {"id": ID} and calls[-1].paid and calls[-1].usd == 0.03  # which the limits count
+
+
+def test_a_dearer_price_that_a_limit_does_not_allow_is_not_paid(tmp_path, monkeypatch):
+    with Standin("wavespeed", queue_seconds=0, job_seconds=0) as standin:
+        for name, value in standin.env.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr("standins.wavespeed.PRICE", 0.04)
+        jobs = Jobs(tmp_path / "private", tmp_path / "pictures")
+        with pytest.raises(OverBudget, match=r"about \$0\.04.*max_cost_usd.*\$0\.03.*Nothing was sent or paid"):
+            jobs.start("wavespeed", TEXT, max_cost_usd=0.03, budget_key="run").future.result(30)
+        assert standin.state()["accepted"] == 0 and jobs.spent_today() == 0
+        jobs.start("wavespeed", TEXT, max_cost_usd=0.04, budget_key="run").future.result(30)
+        with pytest.raises(OverBudget):
+            jobs.start("wavespeed", replace(TEXT, seed=8), max_cost_usd=0.07, budget_key="run").future.result(30)
+        assert standin.state()["accepted"] == 1 and jobs.spent_today() == 0.04
+        jobs.close()
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"price": -1},
+        {"price": "much"},
+        {"price": {"usd": 9}},
+        {"unit_price": [9]},
+        {"price": 0.02, "currency": "BTC"},
+        {"price": True},
+    ],
+)
+def test_a_price_that_nobody_can_read_is_not_paid(told):
+    error = failing(TooDear, WAVESPEED, TEXT, body(told))
+    assert error.paid is False and "cannot be read" in str(error)
+
+
+def test_auto_leaves_a_provider_that_is_too_dear_and_no_limit_by_itself(tmp_path, monkeypatch):
+    with Standin("wavespeed") as dear, Standin("fal", queue_seconds=0, job_seconds=0) as standin:
+        for name, value in {**dear.env, **standin.env}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr("standins.wavespeed.PRICE", 0.2)
+        jobs = Jobs(tmp_path / "private", tmp_path / "pictures")
+        asked = replace(TEXT, loras=(Lora("owner/style"),))  # which makes WaveSpeed the cheapest
+        with pytest.raises(OverBudget):
+            jobs.start("auto", asked, max_cost_usd=0.03, budget_key="run").future.result(30)
+        assert jobs.start("auto", asked, budget_key="run").future.result(30).provider == "fal"
+        assert dear.state()["accepted"] == 0 and standin.state()["accepted"] == 1
+        jobs.close()
+
+
+def test_a_price_beyond_every_number_is_not_paid():
+    answer = reply(b'{"data": {"price": 1e400, "discounted_price": 0}}')
+    assert failing(TooDear, WAVESPEED, TEXT, answer).paid is False
+
+
+def test_a_discount_does_not_hide_the_price():
+    """Which of the two is billed is not documented: the dearer is counted."""
+    calls, _ = play(
+        WAVESPEED.submit(WAVESPEED.plan(TEXT)),
+        [body({"price": 0.04, "discounted_price": 0.0, "currency": "USD"}), WAVESPEED_CREATED],
+    )
+    assert calls[-1].usd == 0.04
 
 
 def test_the_older_address_tells_the_price_where_the_newer_does_not_and_nobody_has_to():
@@ -225,10 +321,20 @@ def test_the_older_address_tells_the_price_where_the_newer_does_not_and_nobody_h
     calls, _ = play(WAVESPEED.submit(WAVESPEED.plan(TEXT)), [missing, body({"unit_price": 0.025}), WAVESPEED_CREATED])
     assert [call.url.rsplit("/", 1)[1] for call in calls] == ["price", "pricing", "flux-krea-dev-lora"]
     assert play(WAVESPEED.submit(WAVESPEED.plan(TEXT)), [missing, missing, WAVESPEED_CREATED])[1] == {"id": ID}
-    assert failing(OverBudget, WAVESPEED, TEXT, missing, body({"unit_price": 1})).paid is False
+    assert failing(TooDear, WAVESPEED, TEXT, missing, body({"unit_price": 1})).paid is False
 
 
-@pytest.mark.parametrize("bill", [reply(b"", 500), reply([]), body({"items": []}), body({"items": [{"price": None}]})])
+@pytest.mark.parametrize(
+    "bill",
+    [
+        reply(b"", 500),
+        reply([]),
+        body({"items": []}),
+        body({"items": [{"price": None}]}),
+        body({"items": [{"price": 3.0, "prediction": {"uuid": "another"}}]}),
+        body({"items": [{"price": -3.0, "prediction": {"uuid": ID}}]}),
+    ],
+)
 def test_a_picture_does_not_wait_for_its_bill(bill):
     answers = (WAVESPEED_PRICE, WAVESPEED_CREATED, body(WAVESPEED_DONE), bill)
     _, _, delivery = drive(WAVESPEED, TEXT, *answers)
@@ -307,6 +413,6 @@ def test_what_wavespeed_does_not_have_is_said():
         c.parameter: c.delivered for c in WAVESPEED.plan(replace(TEXT, seed=2**31 + 5, safety_checker=False)).changes
     }
     assert changes == {"steps": "WaveSpeed's own", "seed": 5, "safety_checker": True}
-    for field in ("enable_sync_mode", "enable_base64_output"):
+    for field in ("enable_sync_mode", "enable_base64_output", "webhook"):
         with pytest.raises(RequestRefused, match=f"extra may not set {field}"):
             WAVESPEED.plan(replace(TEXT, extra={field: True}))

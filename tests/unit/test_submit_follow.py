@@ -12,6 +12,7 @@ from flux_krea.nodes.providers.contract import (
     Call,
     ContentRefused,
     Delivery,
+    GenerationFailed,
     KeyRefused,
     RateLimited,
     RequestRefused,
@@ -184,6 +185,15 @@ def test_polls_slow_down_and_end_after_half_an_hour(name, waiting):
     assert delays[0] == 0.25 and delays == sorted(delays) and delays[-1] == 3.0 and 1790 < sum(delays) < 1810
 
 
+@pytest.mark.parametrize(
+    "said", [{"error": "it broke"}, {"error_type": "it broke"}, {"error": "it broke", "error_type": "x"}]
+)
+def test_fals_failure_is_named_in_either_place(said):
+    ended = reply({"status": "COMPLETED", **said})
+    error = failing(GenerationFailed, fal, TEXT, FAL_SUBMITTED, ended, reply({}, 500))
+    assert "it broke" in str(error) and error.paid is False
+
+
 @pytest.mark.parametrize("name", ["fal", "replicate", "core_today"])
 @pytest.mark.parametrize("fault", [reply(b"<html>", 502), reply(b"{", 200), reply({}, 500), reply({"x": 1}, 429)])
 def test_a_passing_fault_on_a_poll_loses_nothing(name, fault):
@@ -268,7 +278,6 @@ def fal_item(**changes):
         ([fal_item(prompt="a wolf")], ()),
         ([fal_item(num_images=2)], ()),
         ([], ()),
-        ({"request_id": "x"}, ()),
         ([None, 5, {"json_input": {}, "request_id": "x"}], ()),
     ],
 )
@@ -286,8 +295,9 @@ def test_fals_history_is_read_page_by_page_and_an_older_one_by_fals_own_clock():
     assert found == ({"request_id": "found"},) and calls[1].url.endswith("&cursor=a%2Fb")
     calls, found = play(fal.find_lost(fal.plan(TEXT), 48 * 3600.0), [pages[0], *pages])
     assert found and "&start=2026-09-19T13:13:20Z" in calls[1].url and "&start=" in calls[2].url
-    endless = reply({"items": [], "next_cursor": "more"})
-    assert len(play(fal.find_lost(fal.plan(TEXT), 60.0), [endless])[0]) == 6
+    for unread in (reply({"items": [], "next_cursor": "more"}), reply({"items": {"request_id": "x"}})):
+        with pytest.raises(Unavailable, match="cannot be read whole"):
+            play(fal.find_lost(fal.plan(TEXT), 60.0), [unread])
 
 
 def test_a_job_found_at_fal_can_be_followed():

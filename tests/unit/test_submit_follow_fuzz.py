@@ -115,5 +115,5 @@ def test_any_list_of_jobs_is_read_to_jobs_or_to_none(name, answers, age):
     provider = providers()[name]
     calls, jobs = play(provider.find_lost(planned(provider, TEXT), age), answers, provider.hosts)
     assert (
-        len(calls) <= 31 and not any(call.paid for call in calls) and all(isinstance(job, dict) for job in jobs or ())
+        len(calls) <= 101 and not any(call.paid for call in calls) and all(isinstance(job, dict) for job in jobs or ())
     )

@@ -155,3 +155,43 @@ def test_a_picture_that_cannot_be_decoded_is_named(tmp_path, content, read):
     with pytest.raises(BadAnswer, match="cannot be decoded.*a.png") as refusal:
         read(kept(tmp_path, "a.png", 8, 8, content))
     assert refusal.value.paid is True
+
+
+# Masks
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [torch.zeros(1, 64, 64), torch.full([64, 64], 0.001), torch.full([1, 8, 8], -1.0)],
+    ids=["black", "almost", "below"],
+)
+def test_a_mask_that_repaints_nothing_is_refused_before_it_is_paid(mask):
+    with pytest.raises(RequestRefused, match="mask has no white.*Nothing was paid"):
+        tensors.mask_to_png(mask, noise(64, 64))
+
+
+@pytest.mark.parametrize(
+    ("mask", "sentence"),
+    [
+        (torch.ones(0, 64, 64), "a batch of 0"),
+        (torch.ones(2, 64, 64), "a batch of 2"),
+        (torch.ones(1, 0, 64), "64×0"),
+        (torch.ones(1, 64, 0), "0×64"),
+        (torch.ones(1, 1, 64, 64), "no mask"),
+        (torch.ones(64), "no mask"),
+        (torch.full([1, 64, 64], float("nan")), "not finite"),
+        (torch.full([1, 64, 64], float("-inf")), "not finite"),
+    ],
+)
+def test_what_is_no_mask_is_refused_with_what_it_is(mask, sentence):
+    with pytest.raises(RequestRefused, match=sentence):
+        tensors.mask_to_png(mask, noise(64, 64))
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.uint8, torch.float16, torch.bfloat16])
+def test_a_mask_of_any_kind_and_size_is_scaled_to_its_image(kind):
+    mask = torch.zeros(1, 10, 20)
+    mask[:, :, 10:] = 1
+    picture = Image.open(io.BytesIO(tensors.mask_to_png(mask.to(kind), noise(64, 48))))
+    assert (picture.mode, picture.size) == ("L", (48, 64))
+    assert picture.getpixel((2, 30)) == 0 and picture.getpixel((45, 30)) == 255

@@ -358,6 +358,39 @@ def test_newer_names_of_the_norms_are_accepted(tmp_path):
     assert require(miniature.write_header_only(tmp_path / "x", layout), "diffusion_model").fault == ""
 
 
+def prefixed(prefix, layout):
+    return {prefix + key: tensor for key, tensor in layout.items()}
+
+
+CLIP_L, T5 = "text_encoders.clip_l.transformer.", "text_encoders.t5xxl.transformer."
+
+
+def test_what_a_checkpoint_holds_beside_its_model_is_found_by_its_place(tmp_path):
+    layout = flux_layout(1, 1) | prefixed(CLIP_L, clip_l_layout()) | prefixed("vae.", vae_layout())
+    path = miniature.write_header_only(tmp_path / "all.safetensors", layout)
+    assert {kind: part.kind for kind, part in weights.beside_the_model(path).items()} == {
+        "clip_l": "clip_l",
+        "vae": "vae",
+    }
+    assert weights.beside_the_model(miniature.write_header_only(tmp_path / "a.safetensors", flux_layout(1, 1))) == {}
+
+
+@pytest.mark.parametrize(
+    ("prefix", "part", "sentence"),
+    [
+        (CLIP_L, t5_layout(), "its clip_l is the T5-XXL text encoder.*not for FLUX.1"),
+        (T5, clip_l_layout(), "its t5 is the CLIP-L text encoder.*not for FLUX.1"),
+        ("first_stage_model.", clip_l_layout(), "its vae is the CLIP-L text encoder"),
+        (CLIP_L, without(clip_l_layout(), "text_model.final_layer_norm.weight"), "its clip_l is .*final_layer_norm"),
+    ],
+    ids=["T5 for CLIP-L", "CLIP-L for T5", "CLIP-L for the VAE", "with a hole"],
+)
+def test_what_does_not_belong_in_its_place_in_a_checkpoint_is_refused(tmp_path, prefix, part, sentence):
+    path = miniature.write_header_only(tmp_path / "all.safetensors", flux_layout(1, 1) | prefixed(prefix, part))
+    with pytest.raises(WeightFileError, match=sentence):
+        weights.beside_the_model(path)
+
+
 def test_a_whole_flux_checkpoint_is_accepted_for_the_model_in_it(tmp_path):
     layout = flux_layout(prefix="model.diffusion_model.") | {f"vae.{key}": t for key, t in vae_layout().items()}
     assert require(miniature.write_header_only(tmp_path / "x", layout), "diffusion_model").fault == ""
