@@ -1,5 +1,6 @@
 // @ts-check
 // API Krea and API Krea Submit: the widgets that the chosen provider knows, what a run would cost, and the key's state.
+import { foldAdvanced } from "./advanced.js";
 import { openKeys } from "./key_settings.js";
 import { LoraList } from "./loras.js";
 import { offerToOrderAgain } from "./order_again.js";
@@ -25,6 +26,7 @@ export function setUpGeneration(node, card, contentOf) {
   /** @type {any} */
   const view = { node, inputs, card, asked: 0, timer: 0, estimate: { headline: "…" }, payee: "", report: null };
   view.loras = new LoraList(node, card.widget);
+  foldAdvanced(node);
 
   onChange(node, (widget) => {
     // A report is about the values of its run; the seed is changed by the page itself, right after queueing.
