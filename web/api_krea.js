@@ -6,7 +6,7 @@ import { LoraList } from "./loras.js";
 import { offerToOrderAgain } from "./order_again.js";
 import { changeLines, labelOf, parameterLine, priceOf, toned } from "./reports.js";
 import { keys, providers, tell } from "./server.js";
-import { after, isWired, onChange, onExecuted, showOnly, takeOnly, widgetOf } from "./widgets.js";
+import { after, isWired, onChange, onExecuted, showOnly, takeOnly, widgetOf, wiredNames } from "./widgets.js";
 import { say, tooltipOf } from "./words.js";
 
 const PAUSE = 300; // milliseconds without a change before the server is asked
@@ -173,7 +173,7 @@ function overBudget(node, usd) {
 
 /** A wired value is known only when the graph runs. */
 function wiredLines(node) {
-  const names = (node.inputs ?? []).filter((input) => input.widget && input.link != null).map((input) => input.name);
+  const names = wiredNames(node).filter((name) => widgetOf(node, name));
   return names.length ? [say("Wired, and not counted yet: {names}", { names: names.join(", ") })] : [];
 }
 

@@ -21,7 +21,10 @@ export function widgetOf(node, name) {
   return node.widgets?.find((widget) => widget.name === name);
 }
 
-export const isWired = (node, name) => !!node.inputs?.some((input) => input.name === name && input.link != null);
+export const isWired = (node, name) => wiredNames(node).includes(name);
+
+/** @returns {string[]} the inputs that a link leads into */
+export const wiredNames = (node) => (node.inputs ?? []).filter((_, slot) => node.isInputConnected(slot)).map(({ name }) => name);
 
 /** Without the callback the Vue renderer goes on showing the old value. */
 export function setValue(widget, value) {

@@ -22,7 +22,8 @@ interface ComfyWidget {
 interface ComfyNode {
   id: number | string;
   comfyClass: string;
-  inputs?: { name: string; link: number | null; widget?: { name: string } }[];
+  inputs?: { name: string; widget?: { name: string } }[];
+  isInputConnected(slot: number): boolean;
   widgets: ComfyWidget[];
   size: [number, number];
   pos: [number, number];
