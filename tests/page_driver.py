@@ -60,6 +60,11 @@ def node(id: int, type: str, at: tuple[int, int], values=(), inputs=(), outputs=
     }  # fmt: skip
 
 
+def unfolded(node: dict) -> dict:
+    """With its advanced inputs in sight, on the pages that can fold them away."""
+    return {**node, "showAdvanced": True}
+
+
 def flow(*nodes: dict, links=()) -> dict:
     return {
         "last_node_id": len(nodes), "last_link_id": len(links), "nodes": list(nodes), "links": list(links),
@@ -68,12 +73,12 @@ def flow(*nodes: dict, links=()) -> dict:
 
 
 def api_flow(type="FluxKreaAPI", **changes) -> dict:
-    """API Krea, with its picture shown; Submit needs nobody to show anything."""
+    """API Krea with all its inputs unfolded, and its picture shown; Submit needs nobody to show anything."""
     values = list({**VALUES, **changes}.values())
     if type == "FluxKreaSubmit":
-        return flow(node(1, type, (240, 200), values))
+        return flow(unfolded(node(1, type, (240, 200), values)))
     return flow(
-        node(1, type, (240, 200), values, outputs=[("image", "IMAGE", [1])]),
+        unfolded(node(1, type, (240, 200), values, outputs=[("image", "IMAGE", [1])])),
         node(2, "PreviewImage", (660, 200), inputs=[("images", "IMAGE", 1)], size=(300, 300)),
         links=[[1, 1, 0, 2, 0, "IMAGE"]],
     )
@@ -139,9 +144,9 @@ def write_readme_picture(page, name: str, clip: dict) -> None:
 
 
 def write_picture(page, path: Path, clip: dict) -> None:
-    """Few colours are enough for a page, and a small file."""
-    shot = Image.open(io.BytesIO(page.screenshot(clip=clip)))
-    shot.convert("P", palette=Image.Palette.ADAPTIVE, colors=64).save(path, optimize=True)
+    """256 colours that are the picture's own: a page looks as it is, in a small file."""
+    shot = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
+    shot.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def frame_of_first_node(page, width: int) -> dict:

@@ -1,11 +1,12 @@
 // @ts-check
 // API Krea and API Krea Submit: the widgets that the chosen provider knows, what a run would cost, and the key's state.
+import { foldAdvanced } from "./advanced.js";
 import { openKeys } from "./key_settings.js";
 import { LoraList } from "./loras.js";
 import { offerToOrderAgain } from "./order_again.js";
 import { changeLines, labelOf, parameterLine, priceOf, toned } from "./reports.js";
 import { keys, providers, tell } from "./server.js";
-import { after, isWired, onChange, onExecuted, showOnly, takeOnly, widgetOf } from "./widgets.js";
+import { after, isWired, onChange, onExecuted, showOnly, takeOnly, widgetOf, wiredNames } from "./widgets.js";
 import { say, tooltipOf } from "./words.js";
 
 const PAUSE = 300; // milliseconds without a change before the server is asked
@@ -25,6 +26,7 @@ export function setUpGeneration(node, card, contentOf) {
   /** @type {any} */
   const view = { node, inputs, card, asked: 0, timer: 0, estimate: { headline: "…" }, payee: "", report: null };
   view.loras = new LoraList(node, card.widget);
+  foldAdvanced(node);
 
   onChange(node, (widget) => {
     // A report is about the values of its run; the seed is changed by the page itself, right after queueing.
@@ -171,7 +173,7 @@ function overBudget(node, usd) {
 
 /** A wired value is known only when the graph runs. */
 function wiredLines(node) {
-  const names = (node.inputs ?? []).filter((input) => input.widget && input.link != null).map((input) => input.name);
+  const names = wiredNames(node).filter((name) => widgetOf(node, name));
   return names.length ? [say("Wired, and not counted yet: {names}", { names: names.join(", ") })] : [];
 }
 

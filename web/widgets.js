@@ -6,6 +6,8 @@ import { app } from "../../scripts/app.js";
 const shownAs = new WeakMap();
 /** What a widget takes of itself. */
 const ownRange = new WeakMap();
+/** @returns {[number, number]} the height of no row: the canvas adds four pixels between rows */
+export const NO_ROOM = () => [0, -4];
 
 export function removeWidget(node, name) {
   const widget = widgetOf(node, name);
@@ -19,7 +21,10 @@ export function widgetOf(node, name) {
   return node.widgets?.find((widget) => widget.name === name);
 }
 
-export const isWired = (node, name) => !!node.inputs?.some((input) => input.name === name && input.link != null);
+export const isWired = (node, name) => wiredNames(node).includes(name);
+
+/** @returns {string[]} the inputs that a link leads into */
+export const wiredNames = (node) => (node.inputs ?? []).filter((_, slot) => node.isInputConnected(slot)).map(({ name }) => name);
 
 /** Without the callback the Vue renderer goes on showing the old value. */
 export function setValue(widget, value) {
@@ -46,14 +51,14 @@ export function onChange(node, listener) {
 function setHidden(widget, hide) {
   if (hide === shownAs.has(widget)) return false;
   if (hide) {
-    shownAs.set(widget, { type: widget.type, computeSize: widget.computeSize });
+    shownAs.set(widget, { type: widget.type, computeSize: Object.getOwnPropertyDescriptor(widget, "computeSize") });
     widget.type = "hidden";
-    widget.computeSize = () => [0, -4];
+    Object.defineProperty(widget, "computeSize", { configurable: true, writable: true, enumerable: true, value: NO_ROOM });
   } else {
     const { type, computeSize } = shownAs.get(widget);
     shownAs.delete(widget);
     widget.type = type;
-    if (computeSize) widget.computeSize = computeSize;
+    if (computeSize) Object.defineProperty(widget, "computeSize", computeSize);
     else delete widget.computeSize;
   }
   widget.hidden = hide;
@@ -129,7 +134,7 @@ function addAgain(node) {
 const isVue = () => !!app.extensionManager?.setting?.get("Comfy.VueNodes.Enabled");
 
 /** The height beyond what the node needs: the user's, or the saved file's. */
-const spareOf = (node) => Math.max(0, node.size[1] - node.computeSize()[1]);
+export const spareOf = (node) => Math.max(0, node.size[1] - node.computeSize()[1]);
 
 /**
  * Makes room for what a node's card shows now, and takes back what was made for it before and is no longer needed.
@@ -144,7 +149,7 @@ export function fit(node, made) {
 }
 
 /** The Vue renderer gives a node the room that its content needs by itself, and knows better how much that is. */
-function resize(node, heightOf) {
+export function resize(node, heightOf) {
   node.widgets.push(node.widgets.pop()); // Vue watches the list, not the widgets in it
   if (isVue()) return;
   const [width, least] = node.computeSize();

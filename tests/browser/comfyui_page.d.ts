@@ -8,6 +8,7 @@ interface ComfyWidget {
   label?: string;
   tooltip?: string;
   hidden?: boolean;
+  advanced?: boolean;
   serialize?: boolean;
   options: Record<string, any>;
   element?: HTMLElement;
@@ -21,13 +22,17 @@ interface ComfyWidget {
 interface ComfyNode {
   id: number | string;
   comfyClass: string;
-  inputs?: { name: string; link: number | null; widget?: { name: string } }[];
+  inputs?: { name: string; widget?: { name: string } }[];
+  isInputConnected(slot: number): boolean;
   widgets: ComfyWidget[];
   size: [number, number];
   pos: [number, number];
   graph?: ComfyGraph;
   computeSize(): [number, number];
   setSize(size: [number, number]): void;
+  showAdvanced?: boolean;
+  toggleAdvanced(): void;
+  addWidget(type: string, name: string, value: unknown, press: () => void, options: object): ComfyWidget;
   addDOMWidget(name: string, type: string, element: HTMLElement, options: object): ComfyWidget;
   connectByType(slot: number, target: ComfyNode, type: string): unknown;
   onAfterGraphConfigured?: () => void;

@@ -13,6 +13,7 @@ from page_driver import (
     flow,
     graph_of,
     load,
+    node,
     saved,
     screen,
     set_value,
@@ -38,6 +39,29 @@ AT_REST = """() => {
     && !node.widgets.some((w) => w.name.includes("preview"));
 }"""
 PROMPT = "A red fox asleep on mossy stones in a birch forest, early morning fog, soft light, 35 mm photograph"
+ADD = """() => {
+  const node = LiteGraph.createNode("FluxKreaAPI");
+  node.showAdvanced = true;
+  app.graph.add(node);
+}"""
+ROWS = """() => {
+  const node = app.graph.getNodeById(1);
+  const drawn = node.widgets.filter((w) => !w.hidden && w.type != "hidden" && node.isWidgetVisible(w));
+  return Object.fromEntries(drawn.map((w) => [w.name, w.y]));
+}"""
+HEIGHT = "() => app.graph.getNodeById(1).size[1]"
+FIRST_ROWS = {
+    "provider",
+    "prompt",
+    "width",
+    "height",
+    "seed",
+    "control_after_generate",
+    "images",
+    "lora_list",
+    "report",
+}
+FOLD = "Advanced inputs"  # the canvas renderer's button
 TITLE = 30  # pixels; the Vue renderer of 1.32 counts the title in when it loads a node and not when it saves it
 
 
@@ -51,7 +75,7 @@ def quick(standins):
 def test_only_what_the_provider_knows_is_shown_and_all_values_are_kept(page, renderer, origin):
     load(page, api_flow() if origin == "loaded" else flow())
     if origin == "added":
-        page.evaluate("() => app.graph.add(LiteGraph.createNode('FluxKreaAPI'))")
+        page.evaluate(ADD)
         page.wait_for_timeout(300)
     set_value(page, "output_format", "jpeg")
     before = graph_of(page)["1"]["inputs"]
@@ -72,6 +96,38 @@ def test_only_what_the_provider_knows_is_shown_and_all_values_are_kept(page, ren
     set_value(page, "provider", "replicate")
     set_value(page, "output_format", "png")
     assert set(WIDGETS) - shown(page) == {"quality"} | HIDDEN_WITHOUT_IMAGE
+
+
+def test_the_rarer_inputs_are_folded_away_where_the_page_can_fold(comfyui, page, renderer):
+    load(page, flow(node(1, "FluxKreaAPI", (240, 200), VALUES.values(), size=(360, 100))))
+    api = comfyui.object_info()["FluxKreaAPI"]["input"]
+    said = {**api["required"], **api["optional"]}
+    rarer = {name for name in said if said[name][1].get("advanced")} - {"quality"}  # which has no effect on png
+    assert not rarer & FIRST_ROWS
+    on_page = page.locator("[data-node-id='1']")
+    if renderer == "canvas":
+        rows, height = page.evaluate(ROWS), page.evaluate(HEIGHT)
+        assert set(rows) == FIRST_ROWS | (set() if not rarer else {FOLD}) | (set(WIDGETS) & shown(page) - rarer)
+        for above, below in zip(sorted(rows.values()), sorted(rows.values())[1:], strict=False):
+            assert below > above, rows
+        if rarer:
+            assert rows["seed"] - rows["height"] == rows["height"] - rows["width"]  # no gap where steps would be
+            page.mouse.click(*place_of(page, renderer, FOLD))
+            page.wait_for_timeout(300)
+            assert set(page.evaluate(ROWS)) == set(rows) | rarer
+            assert page.evaluate(HEIGHT) > height + 24 * (len(rarer) - 1)
+            page.screenshot(path=screen("advanced-canvas.png"))
+            again = saved(page)
+            page.mouse.click(*place_of(page, renderer, FOLD))
+            page.wait_for_timeout(300)
+            assert page.evaluate(ROWS) == rows and page.evaluate(HEIGHT) == height
+            load(page, again)  # what was unfolded stays so in the file
+            assert set(page.evaluate(ROWS)) == set(rows) | rarer
+    elif rarer:
+        assert not rarer & set(on_page.inner_text().split())
+        on_page.get_by_text("Show advanced inputs").click()
+        on_page.get_by_text("guidance").wait_for()
+        assert rarer - {"extra"} <= set(on_page.inner_text().split())
 
 
 def test_the_provider_narrows_what_can_be_entered_and_changes_no_value_by_itself(page, renderer):
