@@ -125,8 +125,8 @@ def test_the_rarer_inputs_are_folded_away_where_the_page_can_fold(comfyui, page,
             assert set(page.evaluate(ROWS)) == set(rows) | rarer
     elif rarer:
         assert not rarer & set(on_page.inner_text().split())
-        on_page.get_by_text("Show advanced inputs").click()
-        on_page.get_by_text("guidance").wait_for()
+        on_page.get_by_role("button", name="Show advanced inputs").press("Enter")
+        page.wait_for_function("() => document.querySelector(`[data-node-id='1']`).innerText.includes('guidance')")
         assert rarer - {"extra"} <= set(on_page.inner_text().split())
 
 

@@ -21,6 +21,7 @@ ACCELERATE = """() => {
   const widget = sampler.widgets.find((widget) => widget.name == "acceleration");
   widget.value = "regular"; widget.callback?.(widget.value);
 }"""
+NARROW = {"width": 1080, "height": 980}
 TITLE, BLANK = 34, 125  # pixels of the graph: a frame's title, and the room that may be left below a note's text
 LAYOUT = """() => {
   const { ds, canvas } = app.canvas, origin = canvas.getBoundingClientRect();
@@ -103,7 +104,9 @@ def test_the_first_picture_from_a_provider(page, standins, renderer):
     page.wait_for_timeout(1000)
     page.screenshot(path=screen(f"first-picture-{renderer}.png"))
     if renderer == "vue":
-        write_readme_picture(page, "page", {"x": 0, "y": 0, "width": 1720, "height": 980})
+        page.set_viewport_size(NARROW)  # as wide as the graph
+        page.wait_for_timeout(1000)
+        write_readme_picture(page, "page", {"x": 0, "y": 0, **NARROW})
 
 
 def layout_faults(page) -> list[str]:

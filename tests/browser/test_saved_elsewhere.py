@@ -23,7 +23,7 @@ API = {
 SAMPLER = [4242, "increment", 9, 3.9, 0.85, "dpmpp_2m", "simple", "high", 1.0, 5]
 REDUX = [0.35, "multiply", 9, "letterbox", 0.2, 0.8, 0.6, 1.4]
 VERSION = "() => window.__COMFYUI_FRONTEND_VERSION__"
-CONVERT = "() => app.graph.convertToSubgraph(new Set([app.graph.getNodeById(1)]))"
+CONVERT = "() => { app.graph.convertToSubgraph(new Set([app.graph.getNodeById(1)])); }"
 
 
 def api(**changes) -> dict:
