@@ -29,8 +29,9 @@ def main() -> int:
     options = parse()
     workflow = json.loads(options.workflow.read_text(encoding="utf-8"))
     base = ROOT / ".dev" / "demo"
-    write_models(base, options.workflow)
     server = ComfyUI(base, arguments=("--cpu",))
+    server.prepare()
+    write_models(base, options.workflow)
     say(f"starting ComfyUI, log in {server.log_path}")
     with server:
         graph = server.to_api(workflow)
