@@ -20,7 +20,7 @@ import trained
 from comfyui import ROOT, ComfyUI, ComfyUIError, link_folder
 
 TEXT_TO_IMAGE = ROOT / "workflows" / "text_to_image.json"
-SCENE = "a large yellow circle above a large green triangle on cyan"
+SCENE = "a large blue triangle left of a large yellow square on pink"
 SMALL_SIDE = 256  # a CPU does this in seconds; the template's own 1024 × 1024 take an hour
 STEPS = {"scene": 14, "texture": 4}
 
