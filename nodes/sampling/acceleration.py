@@ -28,6 +28,7 @@ KEY = "flux_krea_acceleration"
 NONE = "none"
 SHARES = {"regular": 2 / 3, "high": 1 / 2}  # of the steps that are computed
 FIRST_STEPS = 2  # that are always computed: a line needs two points
+WIDEST_GAP = 2.5  # steps from one computed to the next, on average, with which the second-last can be afforded
 SAME_LEVEL = 1e-4  # two noise levels nearer than this, relatively, are one: samplers recompute them
 
 # What other caches put into a model's transformer options.
@@ -68,14 +69,17 @@ def budget(word: str, computed_steps: int, steps: int) -> Budget | None:
 
 
 def computed_steps(total: int, count: int) -> frozenset[int]:
-    """Which `count` of `total` steps: the first two, the last one, and others evenly between them.
+    """Which `count` of `total` steps: the first two, the last two, and others evenly between them.
 
-    Measured on a trained miniature: more of them at the beginning, or at the end, doubles the error.
+    Measured on a trained miniature: the answer changes fastest at the end, so the second-last step halves the error, unless
+    too wide gaps are left between the others.
     """
-    first, last = FIRST_STEPS - 1, total - 1
-    others = count - first - 1
+    first = FIRST_STEPS - 1
+    last_two = total - 2 - first <= WIDEST_GAP * (count - FIRST_STEPS - 1)
+    last = total - 2 if last_two else total - 1
+    others = count - FIRST_STEPS - last_two
     between = [first + round((last - first) * number / others) for number in range(1, others + 1)]
-    return frozenset([*range(first + 1), *between][:total])
+    return frozenset(step for step in (*range(FIRST_STEPS), *between, total - 1) if step < total)
 
 
 # --- one prompt's answers -------------------------------------------------------------------------------------------

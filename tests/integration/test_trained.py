@@ -203,3 +203,24 @@ def test_a_batch_of_one_prompt_is_of_different_pictures_that_all_meet_it(comfyui
 
     assert met(shown, [scene] * 6) >= 5
     assert all(abs(one - shown[0]).max() > 0.1 for one in shown[1:])
+
+
+def test_a_negative_prompt_with_cfg_pushes_away_from_what_it_names(comfyui):
+    """A thing in the middle moves to the right when the negative says left, and to the left when it says right."""
+    colours = list(scenes.COLOURS)
+    middle = [
+        scenes.parse(f"a {colours[i]} {scenes.SHAPES[i % 3]} in the middle on {colours[(i + 3) % 8]}") for i in range(8)
+    ]
+    graph = SceneGraph(middle)
+    nodes = []
+    for side in ("at the right", "in the middle", "at the left"):
+        negative = graph.prompts([scene.prompt.replace("in the middle", side) for scene in middle])
+        nodes.append(graph.save(graph.drawn(guidance=3.5, negative=negative, cfg=2.0)))
+
+    history = comfyui.run(graph)
+
+    def across(node: str) -> float:
+        """The mean place of the largest thing, from 0 at the left to 1 at the right."""
+        return float(numpy.mean([scenes.look(one)[1][0].place[0] for one in pictures(comfyui, history, node)]))
+
+    assert across(nodes[0]) < across(nodes[1]) - 0.005 < across(nodes[2]) - 0.01
