@@ -172,7 +172,9 @@ def test_a_workflow_saved_by_version_0_1_0_asks_for_what_it_asked_for_then(comfy
     submit = submitted.add("FluxKreaSubmit", **{**node["inputs"], "provider": "fal"})
     (ticket,) = comfyui.run(submitted)["outputs"][submit]["text"]
     assert ticket == "fal/acf10334798115afa78fc3bf8f871b4525736671"  # as that version wrote it
-    until(lambda: standins["fal"].state()["billed"])  # Submit does not wait: the next test must not count this job
+    collected = ApiGraph()  # else the job is left under way for later tests, at a provider that has forgotten it
+    collected.shown(collected.add("FluxKreaCollect", ticket=ticket))
+    assert len(comfyui.pictures(comfyui.run(collected))) == 1
 
 
 def test_a_random_seed_is_drawn_shown_and_different_each_time(comfyui, standins):
