@@ -401,6 +401,43 @@ def test_a_report_of_another_branch_is_left_out():
     assert not contents(graph, told).report.safety  # drawn anew after the check
 
 
+def mixed(middle: dict) -> dict:
+    """`middle` stands between a checked picture, node 7, and Krea Save; node 10 loads another picture."""
+    graph = graph_with("x")
+    graph["7"] = {"class_type": "FluxKreaSafetyCheck", "inputs": {"image": ["5", 0]}}
+    graph["10"] = {"class_type": "LoadImage", "inputs": {"image": "example.png"}}
+    graph["11"] = {"class_type": "GetImageSize", "inputs": {"image": ["10", 0]}}
+    graph["8"] = middle
+    graph["6"]["inputs"] |= {"images": ["8", 0], "report": ["7", 4]}
+    return graph
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "is_mixed"),
+    [
+        ("ImageCompositeMasked", {"destination": ["10", 0], "source": ["7", 0]}, True),
+        ("ImageBatch", {"image1": ["10", 0], "image2": ["7", 0]}, True),
+        ("ImageBlend", {"image1": ["5", 0], "image2": ["7", 0]}, True),
+        ("ImageScale", {"image": ["7", 0], "width": ["11", 0], "height": ["11", 1]}, False),
+    ],
+)
+def test_a_verdict_is_not_about_a_picture_that_was_mixed_in_behind_it(name, inputs, is_mixed):
+    told = json.dumps({**SAFETY, "returned": [0], "provider_report": {**REPORT, "has_nsfw_concepts": [False] * 3}})
+    made = contents(mixed({"class_type": name, "inputs": inputs}), told)
+    receipt = receipt_of(made.report, 0, 1, (8, 8))
+    assert receipt["safety"]["checked"] is not is_mixed and receipt["provider"] == "fal"
+    assert any("Other pictures" in note for note in made.notes) is is_mixed
+
+
+def test_a_guider_wired_to_itself_is_survived():
+    inputs = {"guider": ["5", 0], "sigmas": ["5", 0], "sampler": ["5", 0]}
+    graph = {
+        "5": {"class_type": "S", "inputs": inputs},
+        "6": {"class_type": "FluxKreaSave", "inputs": {"images": ["5", 0]}},
+    }
+    assert generation_of(graph, "6").prompt == ""
+
+
 # ── the receipt ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -445,6 +482,45 @@ def test_a_report_about_other_images_checks_nothing(count):
         report = read_report(json.dumps(told), count)
         assert "about 2 images" in report.complaint
         assert receipt_of(report, 0, count, (8, 8))["safety"]["checked"] is False
+
+
+def test_a_check_of_other_images_brings_in_no_providers_verdict_and_no_review():
+    """Three were made, one was left out and another put in: no flag is about the picture at its place."""
+    told = {**SAFETY, "provider_report": {**REPORT, "has_nsfw_concepts": [True, False, False]}}
+    reviewed = {"images": 2, "review_code": "x", "reviewed": True}
+    report = read_report(json.dumps(told) + json.dumps(reviewed), 3)
+    for index in range(3):
+        receipt = receipt_of(report, index, 3, (8, 8))
+        assert receipt["safety"] == {
+            "checked": False,
+            "local_check": "not checked",
+            "provider_check": "not checked",
+        }
+        assert not {"picture", "seed", "delivered_width"} & receipt.keys() and receipt["seed_of_first_picture"] == 77
+    assert "about 2 images, and these are 3" in report.complaint and "nothing of a review" in report.complaint
+
+
+def test_one_picture_of_two_is_not_said_to_be_the_first():
+    receipt = receipt_of(read_report(json.dumps(REPORT), 1), 0, 1, (8, 8))
+    assert receipt["provider"] == "fal" and receipt["pictures"] == 2 and receipt["seed_of_first_picture"] == 77
+    assert not {"picture", "seed", "delivered_width"} & receipt.keys()
+
+
+def test_a_providers_flags_about_other_pictures_than_the_check_are_none():
+    told = {**SAFETY, "provider_report": {**REPORT, "has_nsfw_concepts": [False, False, False, True]}}
+    receipt = receipt_of(read_report(json.dumps(told), 2), 1, 2, (8, 8))
+    assert receipt["safety"]["local_check"] == "flagged" and receipt["safety"]["provider_check"] == "not checked"
+
+
+@pytest.mark.parametrize("returned", [["0"], [None], [-1], [True], [7]])
+def test_a_check_that_does_not_say_which_picture_checks_nothing(returned):
+    told = {**SAFETY, "returned": returned, "provider_report": {**REPORT, "has_nsfw_concepts": [False] * 3}}
+    assert receipt_of(read_report(json.dumps(told), 1), 0, 1, (8, 8))["safety"]["checked"] is False
+
+
+@pytest.mark.parametrize("report", [5, True, ["a"], {"provider": "x"}, b"{}"])
+def test_a_report_that_is_no_text_is_left_out(report):
+    assert "left out" in read_report(report, 1).complaint
 
 
 @pytest.mark.parametrize(
