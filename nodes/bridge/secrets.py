@@ -9,12 +9,14 @@ from ..jobs.keys import HIDDEN, Keys
 KEY_SHAPES = re.compile(
     r"\br8_\w{30,}|\blmnfl_[\w.-]{16,}|\bcdt_\w{16,}|\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}:[0-9a-f]{32}\b"
 )
-ADDRESS = re.compile(r"https?://[^\s\"'<>\\]+")
+# JSON on top of JSON may write an address's & as \u0026; any other backslash ends it.
+ADDRESS = re.compile(r"(?:https?|wss?|ftps?|s3|gs)://(?:[^\s\"'<>\\]|\\+u0026)+", re.IGNORECASE)
 SIGNATURE = re.compile(
-    r"(?<=[?&;])((?:X-Amz-|X-Goog-)?(?:Signature|Credential|Security-Token)|sig|token|access_token|api_?key|key)=[^&;#]+",
+    r"(?:(?<=[?&;#])|(?<=u0026))((?:X-Amz-|X-Goog-)?(?:Signature|Credential|Security-Token)|sig|token"
+    r"|(?:access|auth|id)_token|auth|authorization|api[_-]?key|key)=[^&;#\\]+",
     re.IGNORECASE,
 )
-PASSWORD = re.compile(r"(?<=://)[^/@]+@")
+PASSWORD = re.compile(r"(?<=://)[^/@?#]+@")
 
 
 def without_secrets(text: str, keys: Keys) -> str:

@@ -16,7 +16,7 @@ from .receipt import Report, read_report, receipt_of, word
 
 SIGNS = NONE, MADE_BY_AI = ("none", "made by AI")
 UNKNOWN_SYSTEM = "ComfyUI"
-OTHERS_IN_IT = "Other pictures got into these images behind the report's node: the receipt says “not checked”. Check what is saved."
+OTHERS_IN_IT = "Other pictures got into these images behind the report's node: the receipt says “not checked”."
 
 
 @dataclass(frozen=True)

@@ -67,8 +67,29 @@ def test_keys_and_signatures_are_hidden_and_json_stays_json(keys):
 
 
 @pytest.mark.parametrize(
+    "address",
+    [
+        "https://x.blob.example/a?se=1\\u0026sig=SECRET",
+        "HTTPS://example.com/y?sig=SECRET",
+        "wss://example.com/y?token=SECRET",
+        "s3://bucket/y?X-Amz-Signature=SECRET",
+        "https://example.com/y?auth=SECRET",
+        "https://example.com/y?authorization=SECRET",
+        "https://example.com/#access_token=SECRET&state=1",
+    ],
+)
+def test_a_signature_is_hidden_in_whatever_form_its_address_is_written(keys, address):
+    for text in (address, json.dumps({"a": address}), json.dumps(json.dumps({"a": address}))):
+        cleaned = without_secrets(text, keys)
+        assert "SECRET" not in cleaned and "[hidden]" in cleaned
+        if text != address:
+            json.loads(cleaned)
+
+
+@pytest.mark.parametrize(
     "prompt",
     [
+        "https://example.com?mail=a@b.c", "https://example.com#a@b",
         "Key lighting-from-the-left-side", "Basic understanding-of-perspective", "Bearer of-the-ring-and-friends",
         "a sign that says token=5 & key=none", "https://example.com/pictures?page=2", "r8_short", "\ud800\0🦊",
         "0f8b1a2c-1111-2222-3333-444455556666", "a@b.c", "", "http://", "data:image/png;base64,AAAAAAAAAAAAAAAAAAAA",
