@@ -113,7 +113,7 @@ def contents_of(
     notes = [read.complaint] if read.complaint else []
     embeds = embed and metadata
     prompt, extras = embedded(graph, extra) if embeds else ("", {})
-    cleaned, cleaned_extras = clean(prompt), {name: clean(text) for name, text in extras.items()}
+    cleaned, cleaned_extras = clean(prompt), {name: clean(text) for name, text in extras.items() if clean(name) == name}
     if (cleaned, cleaned_extras) != (prompt, extras):
         notes.append("A key or a signed address stood in the workflow: it is hidden in the file. Take it out of there.")
     if embed and not metadata:

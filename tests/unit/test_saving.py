@@ -201,6 +201,19 @@ def test_the_sign_and_the_receipt(file_format):
 
 
 @pytest.mark.parametrize("file_format", picture_file.FORMATS)
+def test_a_key_in_the_name_of_what_a_pack_adds_stays_out(file_format):
+    def clean(text):
+        return text.replace("a-key", "[hidden]")
+
+    made = contents_of(
+        graph_with("x"), {"workflow": {}, "of a-key": 1, "other": 2}, "6", None, 1,
+        agent="", sign=MADE_BY_AI, embed=True, metadata=True, clean=clean,
+    )  # fmt: skip
+    content, _ = saved(file_format, made)
+    assert b"a-key" not in content and b"other" in content and made.notes
+
+
+@pytest.mark.parametrize("file_format", picture_file.FORMATS)
 def test_without_the_workflow_no_prompt_is_anywhere(file_format):
     made = contents(graph_with("SECRETPROMPT"), json.dumps(REPORT), 2, embed=False)
     content, _ = saved(file_format, made)
