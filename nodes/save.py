@@ -159,7 +159,11 @@ def save(
 
     def made(index: int) -> bytes:
         picture = picture_file.as_picture(to_bytes(images[index]))
-        content, notes = picture_file.encoded(picture, file_format, quality, contents.texts(index, (width, height)))
+        try:
+            content, notes = picture_file.encoded(picture, file_format, quality, contents.texts(index, (width, height)))
+        except SaveError as error:
+            done = f"{len(saved)} of {len(images)} images are saved." if saved else "Nothing was saved."
+            raise SaveError(f"{error} {done}") from None
         said.extend(notes)
         if not credentials:
             return content

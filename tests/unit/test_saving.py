@@ -201,6 +201,16 @@ def test_the_sign_and_the_receipt(file_format):
 
 
 @pytest.mark.parametrize("file_format", picture_file.FORMATS)
+def test_a_picture_that_the_format_cannot_hold_is_said(file_format, monkeypatch):
+    def refuse(*args, **options):
+        raise ValueError("encoding error 6")
+
+    monkeypatch.setattr(Image.Image, "save", refuse)
+    with pytest.raises(SaveError, match="cannot be written as"):
+        saved(file_format, contents(graph_with("x")))
+
+
+@pytest.mark.parametrize("file_format", picture_file.FORMATS)
 def test_a_key_in_the_name_of_what_a_pack_adds_stays_out(file_format):
     def clean(text):
         return text.replace("a-key", "[hidden]")
