@@ -90,8 +90,10 @@ class FluxKreaSave(io.ComfyNode):
     def execute(cls, images, filename_prefix, format, quality, embed_workflow, sign, report=None):
         check_choice("format", format, picture_file.FORMATS, SaveError)
         check_choice("sign", sign, SIGNS, SaveError)
-        if not isinstance(quality, int) or not 1 <= quality <= 100:
-            raise SaveError(f"quality is {quality!r:.40}; it must be a whole number from 1 to 100.")
+        if type(quality) is not int or not 1 <= quality <= 100:
+            raise SaveError(f"quality is {quality!r:.40}; it must be a whole number from 1 to 100. Nothing was saved.")
+        if not isinstance(embed_workflow, bool):  # a wired "false" would count as true
+            raise SaveError(f"embed_workflow is {embed_workflow!r:.40}; it must be true or false. Nothing was saved.")
         check_images(images, format)
         credentials, notes = credentials_for(sign)
         contents = contents_of(
@@ -117,7 +119,7 @@ def check_images(images: torch.Tensor, file_format: str) -> None:
         raise SaveError(f"images must be floating-point numbers from 0 to 1, got {kind}: nothing was saved.")
     picture_file.check_shape(images.shape, file_format)
     for index, image in enumerate(images):
-        if not bool(torch.isfinite(image).all()):
+        if not bool(torch.isfinite(readable(image)).all()):
             raise SaveError(
                 f"Image {index + 1} of {len(images)} has pixels that are not finite numbers: nothing was saved. A VAE in "
                 "half precision does that: start ComfyUI with --fp32-vae, or --bf16-vae."
@@ -154,14 +156,21 @@ def save(
     folder, name, counter, subfolder = None, "", 0, ""
     saved: list[ui.SavedResult] = []
     said: list[str] = []
-    for index, image in enumerate(images):
-        picture = picture_file.as_picture(to_bytes(image))
-        content, notes = picture_file.encoded(picture, file_format, quality, contents.texts(index, (width, height)))
-        said += notes
-        if credentials:
-            content = content_credentials.signed(
-                content, file_format, contents.source_type, contents.agent, credentials
-            )
+
+    def made(index: int) -> bytes:
+        picture = picture_file.as_picture(to_bytes(images[index]))
+        try:
+            content, notes = picture_file.encoded(picture, file_format, quality, contents.texts(index, (width, height)))
+        except SaveError as error:
+            done = f"{len(saved)} of {len(images)} images are saved." if saved else "Nothing was saved."
+            raise SaveError(f"{error} {done}") from None
+        said.extend(notes)
+        if not credentials:
+            return content
+        return content_credentials.signed(content, file_format, contents.source_type, contents.agent, credentials)
+
+    files = map(made, range(len(images)))
+    for index, content in enumerate(list(files) if credentials else files):  # all are signed before one is saved
         try:
             if folder is None:  # only now: a picture that cannot be made leaves no folder behind
                 folder, name, counter, subfolder = place_for(prefix, width, height)
@@ -179,7 +188,7 @@ def save(
 
 def place_for(prefix: str, width: int, height: int) -> tuple[str, str, int, str]:
     """Core's folder, name, next number and subfolder. Raises SaveError for a prefix that leads elsewhere, and OSError."""
-    if not isinstance(prefix, str) or "\0" in prefix:
+    if not isinstance(prefix, str) or "\0" in prefix or not can_be_a_name(prefix):
         raise SaveError(OUTSIDE.format(prefix=prefix))
     try:
         folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
@@ -192,10 +201,22 @@ def place_for(prefix: str, width: int, height: int) -> tuple[str, str, int, str]
     return folder, name, counter, subfolder
 
 
+def can_be_a_name(text: str) -> bool:
+    """False for halves of characters, which a file system refuses or garbles."""
+    try:
+        return bool(text.encode()) or not text
+    except UnicodeEncodeError:
+        return False
+
+
+def readable(image: torch.Tensor) -> torch.Tensor:
+    """In numbers of a kind that numpy has, too."""
+    return image if image.dtype in (torch.float16, torch.float32, torch.float64) else image.float()
+
+
 def to_bytes(image: torch.Tensor) -> numpy.ndarray:
     """[H, W, C] in 0..1 → bytes, in the same way as core's Save Image."""
-    image = image.float() if image.dtype == torch.bfloat16 else image
-    return numpy.clip(255.0 * image.detach().cpu().numpy(), 0, 255).astype(numpy.uint8)
+    return numpy.clip(255.0 * readable(image).detach().cpu().numpy(), 0, 255).astype(numpy.uint8)
 
 
 @cache

@@ -62,10 +62,12 @@ def read_credentials(certificate: str, key: str) -> Credentials | None:
         return None
     if missing := what_is_missing(certificate, key):
         raise _impossible(" and ".join(missing))
-    chain, private = _read(certificate, CERTIFICATE), _read(key, KEY)
-    if not any(kind == "CERTIFICATE" for kind, _ in PEM.findall(chain)):
+    # c2pa writes each block of the chain into the file: a private key that stands beside the certificates, too.
+    chain = [part[0] for part in PEM.finditer(_read(certificate, CERTIFICATE)) if part[1] == "CERTIFICATE"]
+    if not chain:
         raise _impossible(f"{CERTIFICATE} names a file without a certificate in PEM")
-    return Credentials(_algorithm_of(private), chain, private)
+    algorithm, private = _private_key_in(_read(key, KEY))
+    return Credentials(algorithm, "\n".join([*chain, ""]), private + "\n")
 
 
 def signed(content: bytes, file_format: str, source_type: str, agent: str, with_: Credentials) -> bytes:
@@ -107,22 +109,25 @@ def _impossible(reason: str) -> SaveError:
 def _read(path: str, variable: str) -> str:
     try:
         return Path(path).expanduser().read_text("ascii")
-    except OSError as error:
-        raise _impossible(f"the file that {variable} names cannot be read ({error.strerror})") from None
+    except (OSError, RuntimeError) as error:  # RuntimeError: of ~somebody, whom this machine does not know
+        reason = getattr(error, "strerror", None) or "its home folder is unknown"
+        raise _impossible(f"the file that {variable} names cannot be read ({reason})") from None
     except ValueError:
         raise _impossible(f"the file that {variable} names is no text in PEM") from None
 
 
-def _algorithm_of(private_key: str) -> str:
-    for kind, body in PEM.findall(private_key):
+def _private_key_in(text: str) -> tuple[str, str]:
+    """C2PA's name for the first private key's kind, and that key alone, in PEM."""
+    for part in PEM.finditer(text):
+        kind, body = part.groups()
         if "ENCRYPTED" in kind or "ENCRYPTED" in body:
             raise _impossible(f"the key that {KEY} names is locked with a password, which is not supported")
         if kind == "RSA PRIVATE KEY":
-            return "ps256"
+            return "ps256", part[0]
         der = _der(body) if kind.endswith("PRIVATE KEY") else b""
         found = [name for mark, name in ALGORITHMS.items() if mark in der]
         if found:
-            return found[0]
+            return found[0], part[0]
     raise _impossible(f"{KEY} names a file without a private key in PEM of a kind that C2PA knows (EC, Ed25519, RSA)")
 
 

@@ -10,12 +10,13 @@ from functools import lru_cache
 from typing import Any
 
 from . import xmp
-from .generation import Generation, generation_of, is_about_other_images
+from .generation import Generation, generation_of, has_other_pictures_in_it, is_about_other_images
 from .picture_file import Texts, embedded
 from .receipt import Report, read_report, receipt_of, word
 
 SIGNS = NONE, MADE_BY_AI = ("none", "made by AI")
 UNKNOWN_SYSTEM = "ComfyUI"
+OTHERS_IN_IT = "Other pictures got into these images behind the report's node: the receipt says “not checked”."
 
 
 @dataclass(frozen=True)
@@ -107,10 +108,12 @@ def contents_of(
     read = read_report(report, count)
     if is_about_other_images(nodes, node_id):
         read = Report({}, {}, {}, "report comes from a node that these images do not come from: it was left out.")
+    elif has_other_pictures_in_it(nodes, node_id):
+        read = read.without_verdicts(OTHERS_IN_IT)
     notes = [read.complaint] if read.complaint else []
     embeds = embed and metadata
     prompt, extras = embedded(graph, extra) if embeds else ("", {})
-    cleaned, cleaned_extras = clean(prompt), {name: clean(text) for name, text in extras.items()}
+    cleaned, cleaned_extras = clean(prompt), {name: clean(text) for name, text in extras.items() if clean(name) == name}
     if (cleaned, cleaned_extras) != (prompt, extras):
         notes.append("A key or a signed address stood in the workflow: it is hidden in the file. Take it out of there.")
     if embed and not metadata:

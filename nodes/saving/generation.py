@@ -16,6 +16,7 @@ SEEDS, MODELS = ("seed", "noise_seed"), ("unet_name", "ckpt_name")
 POSITIVE, NEGATIVE = ("positive", "conditioning"), ("negative",)
 EMPTIED = "ConditioningZeroOut"  # what lies behind it says nothing any more
 WIRED_VALUES = ("value", "string", "text", "int", "float", "number")  # of the small nodes that hold one value
+NUMBERS = ("width", "height", "size", "x", "y", "scale_by", "megapixels")  # inputs through which no picture comes
 LABELS = {  # input → its name on picture sites, in their order
     "steps": "Steps",
     "sampler_name": "Sampler",
@@ -75,6 +76,19 @@ def is_about_other_images(graph: Graph, node_id: str) -> bool:
     return any(not any(teller is node for node in reached) for teller in tellers)
 
 
+def has_other_pictures_in_it(graph: Graph, node_id: str) -> bool:
+    """Whether pictures got into these images beside those that the report of this node is about."""
+    nodes = {str(id): node for id, node in graph.items() if _is_node(node)}
+    inputs = nodes.get(str(node_id), {}).get("inputs", {})
+    tellers = [node for node in _upstream(nodes, inputs.get("report"), stop=_is_ours) if _is_ours(node)]
+
+    def tells(node: Mapping[str, Any]) -> bool:
+        return any(node is teller for teller in tellers)
+
+    beside = _upstream(nodes, inputs.get("images"), lambda node: tells(node) or _is_generator(node), but=NUMBERS)
+    return bool(tellers) and any(not tells(node) and (_is_generator(node) or _loads_a_picture(node)) for node in beside)
+
+
 def _is_ours(node: Mapping[str, Any]) -> bool:
     return str(node.get("class_type")).startswith("FluxKrea")
 
@@ -120,8 +134,11 @@ def _starts_from_picture(nodes: Graph, generator: Mapping[str, Any]) -> bool:
     return encoded and not ignored and any(map(_loads_a_picture, latent))
 
 
-def _upstream(nodes: Graph, link: object, stop: Any = lambda node: False) -> Iterator[Mapping[str, Any]]:
-    """The nodes that a link comes from, nearest first, each once; not past one at which `stop` says so."""
+def _upstream(
+    nodes: Graph, link: object, stop: Any = lambda node: False, but: Sequence[str] = ()
+) -> Iterator[Mapping[str, Any]]:
+    """The nodes that a link comes from, nearest first, each once; not past one at which `stop` says so, nor through an
+    input of a name in `but`."""
     waiting, seen = [link], set()
     while waiting:
         id = _source(nodes, waiting.pop(0))
@@ -130,7 +147,7 @@ def _upstream(nodes: Graph, link: object, stop: Any = lambda node: False) -> Ite
         seen.add(id)
         yield nodes[id]
         if not stop(nodes[id]):
-            waiting += nodes[id]["inputs"].values()
+            waiting += [value for name, value in nodes[id]["inputs"].items() if name not in but]
 
 
 def _source(nodes: Graph, link: object) -> str | None:
@@ -158,7 +175,8 @@ def _text(nodes: Graph, generator: Mapping[str, Any], names: Sequence[str]) -> s
     link = next((generator["inputs"][name] for name in names if name in generator["inputs"]), None)
     if link is None and "guider" in generator["inputs"]:
         guider = _source(nodes, generator["inputs"]["guider"])
-        return "" if guider is None else _text(nodes, nodes[guider], names)
+        held = nodes[guider]["inputs"] if guider else {}
+        link = next((held[name] for name in names if name in held), None)
     for node in _upstream(nodes, link, stop=lambda node: node.get("class_type") == EMPTIED):
         for name in TEXTS:
             text = _value(nodes, node["inputs"].get(name))

@@ -17,17 +17,17 @@ def write_next(folder: str, name: str, counter: int, extension: str, content: by
         file = f"{name}_{counter:05}_.{extension}"
         path = os.path.join(folder, file)
         try:
-            with open(path, "xb") as opened:
-                try:
-                    opened.write(content)
-                    opened.flush()
-                except BaseException:
-                    opened.close()
-                    os.unlink(path)
-                    raise
-            return file, counter
+            opened = open(path, "xb")  # closed below: a network disk says only then that it is full
         except FileExistsError:
             counter += 1
+            continue
+        try:
+            with opened:
+                opened.write(content)
+            return file, counter
+        except BaseException:
+            os.unlink(path)
+            raise
 
 
 def as_save_error(error: OSError, saved: int, count: int) -> SaveError:

@@ -60,7 +60,15 @@ def as_picture(pixels: Any) -> Image.Image:
 
 
 def encoded(picture: Image.Image, file_format: str, quality: int, texts: Texts) -> tuple[bytes, list[str]]:
-    """The file, and sentences about what it could not hold."""
+    """The file, and sentences about what it could not hold. Raises SaveError."""
+    try:
+        return _encoded(picture, file_format, quality, texts)
+    except (ValueError, OSError) as error:  # Pillow's, such as WebP's for a picture of too much detail
+        said = f"A picture cannot be written as {file_format} ({error!s:.80})"
+        raise SaveError(f"{said}: choose another format or quality.") from None
+
+
+def _encoded(picture: Image.Image, file_format: str, quality: int, texts: Texts) -> tuple[bytes, list[str]]:
     file = io.BytesIO()
     if file_format == PNG:
         picture.save(file, "PNG", pnginfo=_png_texts(texts), compress_level=COMPRESS_LEVEL)

@@ -30,36 +30,55 @@ class Report:
     safety: Mapping[str, Any]
     review: Mapping[str, Any]
     complaint: str = ""
+    placed: bool = True  # whether it is known which of the provider's pictures each of these is
 
     @property
     def from_image(self) -> bool:
         return self.provider.get("mode") in FROM_PICTURE
 
+    def without_verdicts(self, complaint: str) -> Report:
+        """Who made it, and nothing of what was checked."""
+        return Report(_unflagged(self.provider), {}, {}, complaint, self.placed and not self.safety)
 
-def read_report(text: str | None, count: int) -> Report:
+
+def read_report(text: object, count: int) -> Report:
     """The reports in a text; several may stand one behind the other. What is wrong with it is said in `complaint`."""
-    if text is None or not text.strip():
+    if text is None or isinstance(text, str) and not text.strip():
         return Report({}, {}, {})
+    if not isinstance(text, str):
+        return Report({}, {}, {}, f"report is no text but {type(text).__name__}: it was left out.")
     found = _documents(text)
     provider = _first(found, ("provider", "request_ids", "has_nsfw_concepts"))
     safety = _first(found, ("detector", "per_image", "returned"))
-    review = _first(found, ("review_code", "reviewed"))
+    review = _first(found, ("review_code", "reviewed", "images"))
     nested = safety.get("provider_report")
     if not provider and isinstance(nested, dict):
         provider = nested
     if not (provider or safety or review):
         return Report({}, {}, {}, "report is none of API Krea, Krea Safety Check or Krea Review Gate: it was left out.")
-    report = Report(provider, safety, review)
+    complaints, placed, flags = [], True, len(_list(provider, "has_nsfw_concepts"))
     if safety and len(_list(safety, "returned")) != count:
         said = f"Krea Safety Check's report is about {len(_list(safety, 'returned'))} images, and these are {count}"
-        return Report(provider, {}, review, f"{said}: the receipt says “{NOT_CHECKED}”.")
-    if review and review.get("images") != count:
-        said = f"Krea Review Gate's report is about {review.get('images')!r} images, and these are {count}"
-        return Report(provider, safety, {}, f"{said}: the receipt says nothing of a review.")
-    if provider and not safety and len(_list(provider, "has_nsfw_concepts")) != count:
-        said = f"API Krea's report is about {len(_list(provider, 'has_nsfw_concepts'))} images, and these are {count}"
-        return Report(provider, safety, review, f"{said}: the receipt says “{NOT_CHECKED}”.")
-    return report
+        complaints.append(f"{said}: the receipt says “{NOT_CHECKED}”.")
+        safety, placed = {}, False
+    elif provider and flags != (len(_list(safety, "per_image")) if safety else count):
+        about = (
+            f"and Krea Safety Check's is about {len(_list(safety, 'per_image'))}"
+            if safety
+            else f"and these are {count}"
+        )
+        complaints.append(f"API Krea's report is about {flags} images, {about}: the receipt says “{NOT_CHECKED}”.")
+        placed = False
+    if review and not (type(review["images"]) is int and review["images"] == count):
+        told = review["images"] if type(review["images"]) is int else "no number of"
+        said = f"Krea Review Gate's report is about {told} images, and these are {count}"
+        complaints.append(f"{said}: the receipt says nothing of a review.")
+        review = {}
+    return Report(provider if placed else _unflagged(provider), safety, review, "\n".join(complaints), placed)
+
+
+def _unflagged(provider: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {name: value for name, value in provider.items() if name != "has_nsfw_concepts"}
 
 
 def receipt_of(report: Report, index: int, count: int, size: tuple[int, int]) -> dict[str, Any]:
@@ -68,19 +87,23 @@ def receipt_of(report: Report, index: int, count: int, size: tuple[int, int]) ->
     place = _place(report, index)
     receipt: dict[str, Any] = {"width": width, "height": height}
     if report.provider:
-        receipt |= _provider_part(report.provider, place)
-    return receipt | {"safety": _safety_part(report, place, count)}
+        receipt |= _provider_part(report.provider, place if report.placed else None)
+    return receipt | {"safety": _safety_part(report, place)}
 
 
-def _place(report: Report, index: int) -> int:
+def _place(report: Report, index: int) -> int | None:
     """Which picture of the batch that was generated this is: Krea Safety Check may have left some out."""
-    returned = _list(report.safety, "returned")
-    return returned[index] if index < len(returned) and type(returned[index]) is int else index
+    if not report.safety:
+        return index
+    place = _list(report.safety, "returned")[index]
+    return place if type(place) is int and place >= 0 else None
 
 
-def _provider_part(provider: Mapping[str, Any], place: int) -> dict[str, Any]:
+def _provider_part(provider: Mapping[str, Any], place: int | None) -> dict[str, Any]:
+    """Without a place it is not known which of the provider's pictures this one is."""
     pictures = _list(provider, "pictures")
-    delivered = pictures[place] if 0 <= place < len(pictures) and isinstance(pictures[place], dict) else {}
+    delivered = pictures[place] if place is not None and place < len(pictures) else {}
+    delivered = delivered if isinstance(delivered, dict) else {}
     changes = [change for change in _list(provider, "changes") if isinstance(change, dict)]
     changes = [change for change in changes if change.get("input") in ASKED_INPUTS]
     part = {
@@ -88,7 +111,7 @@ def _provider_part(provider: Mapping[str, Any], place: int) -> dict[str, Any]:
         "mode": word(provider.get("mode")),
         "request_ids": [id for id in map(word, _list(provider, "request_ids")[:MOST_IDS]) if id],
         "seed" if place == 0 else "seed_of_first_picture": _number(provider.get("seed")),
-        "picture": place + 1,
+        "picture": None if place is None else place + 1,
         "pictures": len(pictures) or None,
         "delivered_width": _number(delivered.get("width")),
         "delivered_height": _number(delivered.get("height")),
@@ -100,15 +123,15 @@ def _provider_part(provider: Mapping[str, Any], place: int) -> dict[str, Any]:
     return {name: value for name, value in part.items() if value not in (None, [], {})}
 
 
-def _safety_part(report: Report, place: int, count: int) -> dict[str, Any]:
+def _safety_part(report: Report, place: int | None) -> dict[str, Any]:
     """`checked` is true where a detector, a provider or a person has looked at this very picture."""
     part: dict[str, Any] = {"local_check": NOT_CHECKED}
     verdicts = [each for each in _list(report.safety, "per_image") if isinstance(each, dict)]
-    verdict = next((each for each in verdicts if each.get("index") == place), {})
+    verdict = next((each for each in verdicts if place is not None and each.get("index") == place), {})
     if isinstance(verdict.get("flagged"), bool):
         part |= _local_part(report.safety, verdict)
     if report.provider:
-        part["provider_check"] = _provider_flag(report, place, count)
+        part["provider_check"] = _provider_flag(report, place)
     if report.review.get("reviewed") is True:
         part["reviewed_by_a_person"] = True
     looked = part["local_check"] != NOT_CHECKED or part.get("provider_check", NOT_CHECKED) != NOT_CHECKED
@@ -128,10 +151,9 @@ def _local_part(safety: Mapping[str, Any], verdict: Mapping[str, Any]) -> dict[s
     return {name: value for name, value in part.items() if value is not None}
 
 
-def _provider_flag(report: Report, place: int, count: int) -> str:
+def _provider_flag(report: Report, place: int | None) -> str:
     flags = _list(report.provider, "has_nsfw_concepts")
-    about_these = report.safety or len(flags) == count
-    flag = flags[place] if about_these and 0 <= place < len(flags) else None
+    flag = flags[place] if place is not None and place < len(flags) else None
     return {True: "flagged", False: "not flagged"}.get(flag, NOT_CHECKED) if isinstance(flag, bool) else NOT_CHECKED
 
 

@@ -209,7 +209,7 @@ def test_the_receipt_says_what_the_safety_check_and_the_provider_found(comfyui, 
     options = {"detector": detector, "on_flagged": "black", "scan": "whole", "device": "auto"}
     check = graph.add(
         "FluxKreaSafetyCheck", image=[api, 0], threshold=0.01, provider_report=[api, 3], **options
-    )  # fmt: skip; the tiny detector gives no picture less than 0.014
+    )  # fmt: skip
     (path,), _ = run(comfyui, graph, graph.save([check, 0], report=[check, 4], filename_prefix="checked"))
     receipt = json.loads(xmp_of(path.read_bytes())["fluxkrea:Receipt"])
     assert receipt["provider"] == "fal" and receipt["request_ids"]
@@ -242,6 +242,42 @@ def test_another_report_is_left_out_and_the_picture_is_saved(comfyui, report):
     (path,), said = run(comfyui, graph, graph.save(graph.images((1, 8, 11, 3)), report=[text, 0]))
     assert "it was left out" in said
     assert json.loads(xmp_of(path.read_bytes())["fluxkrea:Receipt"])["safety"]["checked"] is False
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("embed_workflow", "false", "embed_workflow is 'false'; it must be true or false"),
+        ("embed_workflow", 0, "embed_workflow is 0"),
+        ("quality", True, "quality is True"),
+        ("filename_prefix", "half a character \ud800", "is no name that a file can have"),
+        ("filename_prefix", ["x"], "is no name that a file can have"),
+    ],
+)
+def test_a_wired_value_of_another_kind_is_refused(comfyui, name, value, words):
+    """A switch of another pack gives anything; "false" that counts as true would put the prompt into the file."""
+    before = sorted((comfyui.base / "output").rglob("*"))
+    graph = SaveGraph()
+    any_value = graph.add("ProbeAny", value=json.dumps(value))
+    graph.save(graph.images((1, 8, 8, 3)), **{name: [any_value, 0]})
+    with pytest.raises(ComfyUIError) as caught:
+        comfyui.run(graph, WORKFLOW)
+    assert words in str(caught.value) and "othing was saved" in str(caught.value)
+    assert sorted((comfyui.base / "output").rglob("*")) == before
+
+
+@pytest.mark.parametrize("value", [5, {"provider": "fal"}, [1]])
+def test_a_wired_report_that_is_no_text_is_left_out(comfyui, value):
+    graph = SaveGraph()
+    report = [graph.add("ProbeAny", value=json.dumps(value)), 0]
+    (path,), said = run(comfyui, graph, graph.save(graph.images((1, 8, 15, 3)), report=report))
+    assert "report is no text" in said and path.exists()
+
+
+def test_an_image_in_eight_bits_a_number_is_saved(comfyui):
+    graph = SaveGraph()
+    (path,), _ = run(comfyui, graph, graph.save(graph.images((1, 8, 16, 3), "float8_e4m3fn")))
+    assert path.exists()
 
 
 # ── a server that signs, and that keeps no metadata ──────────────────────────────────────────────────────────────────

@@ -3,6 +3,7 @@
 import io
 import json
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import c2pa
 import numpy
@@ -123,6 +124,21 @@ def test_a_signed_file_verifies_and_keeps_all_that_was_in_it(tmp_path, file_form
 
 
 @pytest.mark.parametrize("file_format", picture_file.FORMATS)
+@pytest.mark.parametrize("key_first", [True, False])
+def test_a_private_key_beside_the_certificates_stays_out_of_the_file(tmp_path, file_format, key_first):
+    """Many programs keep both in one file, and c2pa writes each block of the chain into each picture."""
+    key = KEYS["es256"]()
+    paths = write(tmp_path, key)
+    chain, private = (Path(path).read_text() for path in paths)
+    both = tmp_path / "both.pem"
+    both.write_text(private + chain if key_first else chain + private)
+    for other in (paths[1], str(both)):
+        content = made(file_format, content_credentials.read_credentials(str(both), other))
+        assert key.private_numbers().private_value.to_bytes(32, "big") not in content
+        assert not verdict(content, file_format)[1]
+
+
+@pytest.mark.parametrize("file_format", picture_file.FORMATS)
 def test_a_changed_pixel_fails(tmp_path, file_format):
     content = bytearray(made(file_format, content_credentials.read_credentials(*write(tmp_path, KEYS["es256"]()))))
     marks = {"png": b"IDAT", "jpeg": b"\xff\xda", "webp": b"VP8 "}
@@ -166,6 +182,7 @@ def test_a_signature_that_was_asked_for_in_vain_says_what_to_do(tmp_path, monkey
         ("", key): "FLUX_KREA_C2PA_CERT is not set",
         (str(tmp_path / "none.pem"), key): "FLUX_KREA_C2PA_CERT names cannot be read",
         (chain, str(tmp_path)): "FLUX_KREA_C2PA_KEY names cannot be read",
+        (chain, "~nobody-of-that-name/key.pem"): "FLUX_KREA_C2PA_KEY names cannot be read",
         (text, key): "without a certificate",
         (key, key): "without a certificate",
         (chain, chain): "without a private key",

@@ -201,6 +201,29 @@ def test_the_sign_and_the_receipt(file_format):
 
 
 @pytest.mark.parametrize("file_format", picture_file.FORMATS)
+def test_a_picture_that_the_format_cannot_hold_is_said(file_format, monkeypatch):
+    def refuse(*args, **options):
+        raise ValueError("encoding error 6")
+
+    monkeypatch.setattr(Image.Image, "save", refuse)
+    with pytest.raises(SaveError, match="cannot be written as"):
+        saved(file_format, contents(graph_with("x")))
+
+
+@pytest.mark.parametrize("file_format", picture_file.FORMATS)
+def test_a_key_in_the_name_of_what_a_pack_adds_stays_out(file_format):
+    def clean(text):
+        return text.replace("a-key", "[hidden]")
+
+    made = contents_of(
+        graph_with("x"), {"workflow": {}, "of a-key": 1, "other": 2}, "6", None, 1,
+        agent="", sign=MADE_BY_AI, embed=True, metadata=True, clean=clean,
+    )  # fmt: skip
+    content, _ = saved(file_format, made)
+    assert b"a-key" not in content and b"other" in content and made.notes
+
+
+@pytest.mark.parametrize("file_format", picture_file.FORMATS)
 def test_without_the_workflow_no_prompt_is_anywhere(file_format):
     made = contents(graph_with("SECRETPROMPT"), json.dumps(REPORT), 2, embed=False)
     content, _ = saved(file_format, made)
@@ -401,6 +424,43 @@ def test_a_report_of_another_branch_is_left_out():
     assert not contents(graph, told).report.safety  # drawn anew after the check
 
 
+def mixed(middle: dict) -> dict:
+    """`middle` stands between a checked picture, node 7, and Krea Save; node 10 loads another picture."""
+    graph = graph_with("x")
+    graph["7"] = {"class_type": "FluxKreaSafetyCheck", "inputs": {"image": ["5", 0]}}
+    graph["10"] = {"class_type": "LoadImage", "inputs": {"image": "example.png"}}
+    graph["11"] = {"class_type": "GetImageSize", "inputs": {"image": ["10", 0]}}
+    graph["8"] = middle
+    graph["6"]["inputs"] |= {"images": ["8", 0], "report": ["7", 4]}
+    return graph
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "is_mixed"),
+    [
+        ("ImageCompositeMasked", {"destination": ["10", 0], "source": ["7", 0]}, True),
+        ("ImageBatch", {"image1": ["10", 0], "image2": ["7", 0]}, True),
+        ("ImageBlend", {"image1": ["5", 0], "image2": ["7", 0]}, True),
+        ("ImageScale", {"image": ["7", 0], "width": ["11", 0], "height": ["11", 1]}, False),
+    ],
+)
+def test_a_verdict_is_not_about_a_picture_that_was_mixed_in_behind_it(name, inputs, is_mixed):
+    told = json.dumps({**SAFETY, "returned": [0], "provider_report": {**REPORT, "has_nsfw_concepts": [False] * 3}})
+    made = contents(mixed({"class_type": name, "inputs": inputs}), told)
+    receipt = receipt_of(made.report, 0, 1, (8, 8))
+    assert receipt["safety"]["checked"] is not is_mixed and receipt["provider"] == "fal"
+    assert any("Other pictures" in note for note in made.notes) is is_mixed
+
+
+def test_a_guider_wired_to_itself_is_survived():
+    inputs = {"guider": ["5", 0], "sigmas": ["5", 0], "sampler": ["5", 0]}
+    graph = {
+        "5": {"class_type": "S", "inputs": inputs},
+        "6": {"class_type": "FluxKreaSave", "inputs": {"images": ["5", 0]}},
+    }
+    assert generation_of(graph, "6").prompt == ""
+
+
 # ── the receipt ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -445,6 +505,45 @@ def test_a_report_about_other_images_checks_nothing(count):
         report = read_report(json.dumps(told), count)
         assert "about 2 images" in report.complaint
         assert receipt_of(report, 0, count, (8, 8))["safety"]["checked"] is False
+
+
+def test_a_check_of_other_images_brings_in_no_providers_verdict_and_no_review():
+    """Three were made, one was left out and another put in: no flag is about the picture at its place."""
+    told = {**SAFETY, "provider_report": {**REPORT, "has_nsfw_concepts": [True, False, False]}}
+    reviewed = {"images": 2, "review_code": "x", "reviewed": True}
+    report = read_report(json.dumps(told) + json.dumps(reviewed), 3)
+    for index in range(3):
+        receipt = receipt_of(report, index, 3, (8, 8))
+        assert receipt["safety"] == {
+            "checked": False,
+            "local_check": "not checked",
+            "provider_check": "not checked",
+        }
+        assert not {"picture", "seed", "delivered_width"} & receipt.keys() and receipt["seed_of_first_picture"] == 77
+    assert "about 2 images, and these are 3" in report.complaint and "nothing of a review" in report.complaint
+
+
+def test_one_picture_of_two_is_not_said_to_be_the_first():
+    receipt = receipt_of(read_report(json.dumps(REPORT), 1), 0, 1, (8, 8))
+    assert receipt["provider"] == "fal" and receipt["pictures"] == 2 and receipt["seed_of_first_picture"] == 77
+    assert not {"picture", "seed", "delivered_width"} & receipt.keys()
+
+
+def test_a_providers_flags_about_other_pictures_than_the_check_are_none():
+    told = {**SAFETY, "provider_report": {**REPORT, "has_nsfw_concepts": [False, False, False, True]}}
+    receipt = receipt_of(read_report(json.dumps(told), 2), 1, 2, (8, 8))
+    assert receipt["safety"]["local_check"] == "flagged" and receipt["safety"]["provider_check"] == "not checked"
+
+
+@pytest.mark.parametrize("returned", [["0"], [None], [-1], [True], [7]])
+def test_a_check_that_does_not_say_which_picture_checks_nothing(returned):
+    told = {**SAFETY, "returned": returned, "provider_report": {**REPORT, "has_nsfw_concepts": [False] * 3}}
+    assert receipt_of(read_report(json.dumps(told), 1), 0, 1, (8, 8))["safety"]["checked"] is False
+
+
+@pytest.mark.parametrize("report", [5, True, ["a"], {"provider": "x"}, b"{}"])
+def test_a_report_that_is_no_text_is_left_out(report):
+    assert "left out" in read_report(report, 1).complaint
 
 
 @pytest.mark.parametrize(

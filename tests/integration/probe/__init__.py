@@ -226,6 +226,28 @@ class ProbeImages:
         return (images,)
 
 
+class AnyType(str):
+    """Fits every input, as the outputs of many packs' switches do."""
+
+    def __ne__(self, other):
+        return False
+
+    __hash__ = str.__hash__
+
+
+class ProbeAny:
+    """Any JSON value, for any input."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "give", (AnyType("*"),)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"value": ("STRING", {"default": "null"})}}
+
+    def give(self, value):
+        return (json.loads(value),)
+
+
 class UnetLoaderGGUF:
     """Stands in for ComfyUI-GGUF's loader: the same id, input and folder key; takes the .safetensors beside the file."""
 
@@ -255,6 +277,7 @@ NODE_CLASS_MAPPINGS = {
         ProbeObject,
         ProbeAddGrey,
         ProbeImages,
+        ProbeAny,
         *company.NODES,
         UnetLoaderGGUF,
         *redux.NODES,
