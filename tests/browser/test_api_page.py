@@ -230,8 +230,8 @@ def test_a_run_shows_its_report_and_is_saved_without_it(page, standins, renderer
 
 
 def test_the_node_tells_the_queue_and_the_progress_while_it_runs_and_only_then(page, standins, renderer):
-    standins["fal"].set(queue_seconds=1.5, job_seconds=1.5)
-    standins["replicate"].set(job_seconds=3)
+    standins["fal"].set(queue_seconds=4, job_seconds=4)  # long enough to be seen on a busy machine
+    standins["replicate"].set(job_seconds=5)
     load(page, api_flow(provider="fal", seed={"canvas": 7401, "vue": 7402}[renderer]))
     start(page)
     page.get_by_text(re.compile("In fal's queue, [012] ahead")).wait_for()
