@@ -143,7 +143,7 @@ def test_api_krea_in_a_subgraph_shows_its_estimate_and_its_report(page, standins
     wait_for_text(page, "≈ $0.05", inner)
     page.evaluate(PROMOTE, [inner, "provider"])  # chosen on the outside from now on: it may be any
     wait_for_text(page, "Wired, and not counted yet: provider", inner)
-    assert set(WIDGETS) - shown(page, inner) == {"image_use", "strength"}
+    assert set(WIDGETS) - shown(page, inner) == HIDDEN_WITHOUT_IMAGE
 
 
 def test_a_job_that_waits_is_collected_into_the_subgraph_that_is_open(page, standins, renderer):
