@@ -80,11 +80,11 @@ def adapt(graph: dict, options) -> None:
     """Puts the prompt in, and makes the work small enough for a CPU."""
     prompt, steps = options.prompt, STEPS["texture"]
     if draws_scenes(options.workflow):
-        prompt, steps = known(prompt or SCENE), STEPS["scene"]
+        prompt, steps = known(SCENE if prompt is None else prompt), STEPS["scene"]
         use_trained(graph)
     for node in graph.values():
         inputs = node["inputs"]
-        if prompt and node["class_type"] == "CLIPTextEncode":
+        if prompt is not None and node["class_type"] == "CLIPTextEncode":
             inputs["text"] = prompt
         if options.full_size:
             continue

@@ -115,7 +115,21 @@ def parse(prompt: str) -> Scene:
     text = " ".join(words)
     known = RELATIONS if len(objects) == 2 else PLACES
     where = max((name for name in known if name in text), key=len, default="")
-    if len(objects) not in (1, 2) or not colour or (len(objects) == 2 and not where):
+    allowed = {
+        *COLOURS,
+        *SHAPES,
+        *SIZES,
+        "a",
+        "an",
+        "the",
+        "on",
+        "background",
+        *" ".join([*PLACES, *RELATIONS]).split(),
+    }
+    colours = [word for word in words if word in COLOURS]
+    understood = allowed.issuperset(words) and sum(word in SHAPES for word in words) == len(objects)
+    distinct = len(colours) == len(set(colours)) == len(objects) + 1
+    if not (understood and distinct) or len(objects) not in (1, 2) or not colour or (len(objects) == 2 and not where):
         raise ValueError(
             f"{prompt!r} is not a scene the miniature knows: say a colour and a shape, a place, and the background, as in "
             f'"a small red circle above a blue square on yellow". Colours: {", ".join(COLOURS)}. Shapes: {", ".join(SHAPES)}.'

@@ -1,7 +1,7 @@
 """The trained miniature in a ComfyUI: its files in a models folder, and nodes that load them.
 
-It draws the scenes of scenes.py and nothing else. train_miniature.py makes the file; none is committed yet, because none has
-reached the score that is asked of it. FLUX_KREA_TRAINED names one.
+It draws the scenes of scenes.py and nothing else. train_miniature.py makes the file.
+FLUX_KREA_TRAINED names another one.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def place(models: Path) -> dict[str, Path]:
         "diffusion_model": models / "diffusion_models" / NAME,
     }
     paths["diffusion_model"].parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(TRAINED, paths["diffusion_model"])
+    unfinished = paths["diffusion_model"].with_suffix(f".{os.getpid()}.part")
+    shutil.copy(TRAINED, unfinished)
+    os.replace(unfinished, paths["diffusion_model"])  # another ComfyUI may have the old one open
     return paths
 
 
