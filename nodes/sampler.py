@@ -65,9 +65,9 @@ class FluxKreaSampler(io.ComfyNode):
                     "acceleration",
                     options=accelerating.words(),
                     default=accelerating.NONE,
-                    tooltip="none computes every step. regular computes two steps of three and high every second one; the "
-                    "others are predicted from them: faster, slightly different pictures. The node says how many "
-                    "evaluations were computed.",
+                    tooltip="none computes every step. regular computes two steps of three and high every second one, neither "
+                    "fewer than nine; the others are predicted from them: faster, slightly different pictures. The node "
+                    "says how many evaluations were computed.",
                 ),
                 io.Conditioning.Input(
                     "negative",

@@ -188,25 +188,16 @@ def save(
 
 def place_for(prefix: str, width: int, height: int) -> tuple[str, str, int, str]:
     """Core's folder, name, next number and subfolder. Raises SaveError for a prefix that leads elsewhere, and OSError."""
-    if not isinstance(prefix, str) or "\0" in prefix or not can_be_a_name(prefix):
-        raise SaveError(OUTSIDE.format(prefix=prefix))
+    output = folder_paths.get_output_directory()
     try:
-        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-            prefix, folder_paths.get_output_directory(), width, height
-        )
+        if "\0" in prefix:
+            raise ValueError(prefix)
+        prefix.encode()  # half a character, which a file system refuses or garbles, raises here
+        return folder_paths.get_save_image_path(prefix, output, width, height)[:4]
     except OSError:
         raise
     except Exception:  # core's has no type of its own, and names the machine's folders
         raise SaveError(OUTSIDE.format(prefix=prefix)) from None
-    return folder, name, counter, subfolder
-
-
-def can_be_a_name(text: str) -> bool:
-    """False for halves of characters, which a file system refuses or garbles."""
-    try:
-        return bool(text.encode()) or not text
-    except UnicodeEncodeError:
-        return False
 
 
 def readable(image: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """Loads the pack the way ComfyUI does, by path, under one fixed name: `from flux_krea.nodes.providers import fal`.
 
-And one real ComfyUI for all of `integration/` and `browser/`, with miniature model files and the tests' probe nodes.
+And one real ComfyUI in each process for `integration/` and `browser/`, with miniature model files and the tests' probe nodes.
 """
 
 import importlib.util
@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = Path(os.environ.get("FLUX_KREA_TEST_BASE") or ROOT / ".dev" / "tests")
+BASE /= os.environ.get("PYTEST_XDIST_WORKER", "one")  # each process has its own
 
 spec = importlib.util.spec_from_file_location("flux_krea", ROOT / "__init__.py")
 sys.modules["flux_krea"] = pack = importlib.util.module_from_spec(spec)

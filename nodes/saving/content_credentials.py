@@ -88,9 +88,7 @@ def signed(content: bytes, file_format: str, source_type: str, agent: str, with_
         with c2pa.Signer.from_info(info) as signer, c2pa.Builder(json.dumps(manifest), context) as builder:
             builder.sign(signer, MEDIA_TYPES[file_format], io.BytesIO(content), target)
         return target.getvalue()
-    except (
-        Exception
-    ) as error:  # whatever the library raises, also where it is broken; its words may hold no path and no key
+    except Exception as error:  # also of a broken library; its words may hold no path and no key
         said = re.sub(r"[^\w .:,()-]+", " ", str(error))[:200].strip()
         raise _impossible(f"{PACKAGE} refused the certificate or the key ({said or type(error).__name__})") from None
 

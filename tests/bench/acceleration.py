@@ -143,8 +143,7 @@ def methods(drawing: Drawing) -> Iterable[dict]:
 def budgets(drawing: Drawing) -> Iterable[dict]:
     """The words and budgets of Krea Sampler beside version 0.1.0 and beside plain steps, at the same number computed."""
     for steps in (14, 20, 28):
-        wanted = {word: acceleration.Budget(share) for word, share in acceleration.SHARES.items()}
-        wanted |= {f"{share:.0%}": acceleration.Budget(share) for share in SHARES}
+        wanted = acceleration.WORDS | {f"{share:.0%}": acceleration.Budget(share) for share in SHARES}
         plain: dict[int, float] = {}
         for name, budget in wanted.items():
             count = budget.of(steps)
@@ -170,8 +169,8 @@ def effects(drawing: Drawing, steps: int = 28) -> Iterable[dict]:
     for name, (model, change) in cases.items():
         full = drawing.drawn(steps, model, change)
         effect = mean_error(plain, full)
-        for word, share in acceleration.SHARES.items():
-            attached = acceleration.Acceleration(acceleration.Budget(share))
+        for word, budget in acceleration.WORDS.items():
+            attached = acceleration.Acceleration(budget)
             error = mean_error(drawing.drawn(steps, attached.attach(model), change), full)
             yield {
                 "bench": f"acceleration on the trained miniature, {steps} steps, {word} beside {name}",
@@ -314,8 +313,7 @@ def curve(options) -> Iterable[dict]:
     known = options.clip_l and options.t5
     positive = _engine.encode(options.clip_l, options.t5, PROMPT) if known else _engine.random_conditioning()
     sampled(model, positive, options.size, 2)  # warms up
-    settings = {word: acceleration.Budget(share) for word, share in acceleration.SHARES.items()}
-    settings |= {f"{share:.0%}": acceleration.Budget(share) for share in (0.4, *SHARES, 0.9)}
+    settings = acceleration.WORDS | {f"{share:.0%}": acceleration.Budget(share) for share in (0.4, *SHARES, 0.9)}
     for seed in range(options.seeds):
         full, full_seconds = timed(model, positive, options.size, options.steps, seed)
         for name, budget in settings.items():

@@ -18,7 +18,8 @@ def chromium():
             executable_path=os.environ.get("FLUX_KREA_BROWSER"),
             args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"],
         )
-        yield browser
+        # One context, so that ComfyUI's page comes from the browser's cache from the second test on.
+        yield browser.new_context(viewport={"width": 1720, "height": 980})
         browser.close()
 
 
@@ -31,7 +32,9 @@ def renderer(request):
 def page(chromium, comfyui, renderer):
     """ComfyUI's page, ready; the console must stay free of errors and deprecation notices of ours."""
     comfyui.post("/settings", {"Comfy.VueNodes.Enabled": renderer == "vue"}).raise_for_status()
-    page = chromium.new_page(viewport={"width": 1720, "height": 980})
+    page = chromium.new_page()
+    page.goto(comfyui.url + "/system_stats")  # of the same origin, and without a script that could write again
+    page.evaluate("() => { localStorage.clear(); sessionStorage.clear(); }")
     problems = []
     ready = []
 

@@ -65,7 +65,7 @@ def test_all_can_be_read_and_reached_with_tab_alone(page, standins, palette):
     assert page.evaluate(FAINT, [".flux-krea-card", LEAST_CONTRAST]) == []
     assert page.evaluate(RUN) == "execution_success: "
     page.evaluate("() => app.extensionManager.sidebarTab.toggleSidebarTab('flux_krea.waiting')")
-    page.locator(".flux-krea-waiting article", has_text=palette).wait_for()
+    page.locator(".flux-krea-waiting article", has_text=f"a fox in the {palette}").wait_for()
     look_at(page, ".flux-krea-waiting", palette)
 
     page.evaluate("() => app.extensionManager.command.execute('Comfy.ShowSettingsDialog')")

@@ -92,7 +92,7 @@ class ProbeAccelerated:
     def attach(self, model, tag, pattern):
         acceleration = pack_module("acceleration")
         forced = frozenset(map(int, pattern.split()))
-        self.done[tag] = acceleration.Acceleration(acceleration.Budget(), pattern=forced)
+        self.done[tag] = acceleration.Acceleration(acceleration.Budget(1.0), pattern=forced)
         return (self.done[tag].attach(model),)
 
 
