@@ -7,7 +7,11 @@ import { ask } from "./server.js";
 import { onExecuted, setValue, widgetOf } from "./widgets.js";
 import { say } from "./words.js";
 
-const REMEMBERED_RUNS = 200; // of ComfyUI's history that are looked through
+/** Which run showed the pictures of a code. @type {Map<string, string>} */
+const runs = new Map();
+api.addEventListener("executed", (/** @type {any} */ { detail: { output, prompt_id: run } }) => {
+  for (const code of output?.review_code ?? []) runs.set(code, run);
+});
 
 /** @param {ComfyNode} node @param {() => import("./card.js").Card} cardOf */
 export function setUpReview(node, cardOf) {
@@ -48,10 +52,9 @@ function keepDrawnSeeds(graph, outputs) {
 }
 
 async function runThatShowed(code) {
-  const history = await ask(`/history?max_items=${REMEMBERED_RUNS}`);
-  for (const { prompt, outputs } of Object.values(history).reverse()) {
-    const id = Object.keys(outputs).find((id) => outputs[id].review_code?.[0] === code);
-    if (id) return { prompt, outputs, id };
-  }
+  const run = runs.get(code); // alone: another pack's number that JSON does not know spoils the whole history
+  const { prompt, outputs } = run ? ((await ask(`/history/${run}`))[run] ?? {}) : {};
+  const id = Object.keys(outputs ?? {}).find((id) => outputs[id].review_code?.[0] === code);
+  if (id) return { prompt, outputs, id };
   throw new Error(say("ComfyUI no longer knows the run that made these pictures. Run the graph again and look again."));
 }

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import tiny_detector
+from graphs import Graph
 from page_driver import (
     RUN,
     TEXT,
@@ -51,6 +52,15 @@ def test_the_detectors_state_is_told_before_the_run_and_each_verdict_after_it(de
     page.screenshot(path=screen(f"safety-{renderer}-done.png"))
 
 
+def leave_a_nan_in_the_history(comfyui) -> None:
+    """A run with a number that JSON does not know: from then on no page can read ComfyUI's whole history."""
+    graph = Graph()
+    image = [graph.add("EmptyImage", width=8, height=8, batch_size=1, color=0), 0]
+    blended = graph.add("ImageBlend", image1=image, image2=image, blend_factor="nan", blend_mode="normal")
+    graph.add("PreviewImage", images=[blended, 0])
+    comfyui.run(graph)
+
+
 def test_the_review_button_lets_the_very_pictures_pass_that_were_shown(comfyui, page, renderer):
     side = {"canvas": 72, "vue": 80}[renderer]
     images = node(
@@ -67,6 +77,7 @@ def test_the_review_button_lets_the_very_pictures_pass_that_were_shown(comfyui, 
     close_dialog(page)
     page.screenshot(path=screen(f"review-{renderer}.png"))
     set_value(page, "color", 0x993311)  # as a random seed would: the page's graph now makes other pictures
+    leave_a_nan_in_the_history(comfyui)
     (picture,) = comfyui.history(accept_pictures(page))["outputs"]["3"]["images"]
     assert picture["filename"].startswith("reviewed")
     wait_for_text(page, "Looked at and accepted", 2)

@@ -11,11 +11,12 @@ from api_graphs import BLOCKING, PROVIDERS, ApiGraph, count
 from comfyui import ComfyUI, ComfyUIError, until
 from flux_krea.nodes.providers import providers
 
+LONG = 240.0  # seconds: each state lasts until the kill, however slow the machine
 STATES = {  # how the stand-ins behave while the jobs of a state are sent; what they have heard when it is reached
     "sending": ({}, "submit"),
-    "queued": ({"queue_seconds": 4.0, "job_seconds": 0.5}, "submit"),
-    "generating": ({"queue_seconds": 0.0, "job_seconds": 5.0}, "submit"),
-    "downloading": ({"job_seconds": 0.05, "download_seconds": 30.0}, "picture"),
+    "queued": ({"queue_seconds": LONG, "job_seconds": 0.5}, "submit"),
+    "generating": ({"queue_seconds": 0.0, "job_seconds": LONG}, "submit"),
+    "downloading": ({"job_seconds": 0.05, "download_seconds": LONG}, "picture"),
 }
 ALL = [(state, provider) for state in STATES for provider in PROVIDERS]
 # Where the paid call had been answered, or where the provider can be asked for a job whose answer was lost.
@@ -65,7 +66,8 @@ def restarted(all_standins, tmp_path_factory):
         server.kill()
         server.found = journal_states(server.base)
         for standin in all_standins.values():
-            standin.set(download_seconds=0.0, job_seconds=0.05)
+            standin.set(download_seconds=0.0, job_seconds=0.05, queue_seconds=0.0)
+            standin.hurry()
         server.start()
         until(lambda: all(paid(all_standins[provider], prompt_of("sending", provider)) for provider in PROVIDERS), 30)
         time.sleep(0.5)  # the last of these jobs ends
@@ -95,7 +97,7 @@ def send_all(server: ComfyUI, standins, state: str) -> None:
     for provider in PROVIDERS:
         standins[provider].set(**settings)
         if state == "sending":
-            standins[provider].fault("submit", "hang", 1, seconds=6, prompt="sending")
+            standins[provider].fault("submit", "hang", 1, seconds=LONG, prompt="sending")
         graph.api(provider, prompt=prompt_of(state, provider))
     before = {provider: count(standins[provider], heard) for provider in PROVIDERS}
     server.run(graph)

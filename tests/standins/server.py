@@ -33,7 +33,7 @@ class Standin:
 
     def __init__(self, name: str, port: int = 0, **settings):
         self.lock = threading.RLock()
-        self.closing = threading.Event()
+        self.closing, self.hurried = threading.Event(), threading.Event()
         self.connections: set[socket.socket] = set()
         self.faults: list[faults.Fault] = []
         self.requests: list[dict] = []
@@ -67,6 +67,7 @@ class Standin:
     def close(self):
         """Ends every exchange, the hanging ones too, by a reset."""
         self.closing.set()
+        self.hurried.set()
         for server in (self._front, self._other):
             server.shutdown()
             server.server_close()
@@ -125,9 +126,17 @@ class Standin:
         return None
 
     def wait(self, seconds: float | None):
-        """Sleeps; a closing server cuts the sleep short and resets the connection."""
-        if self.closing.wait(seconds):
+        """Sleeps (None: for ever); a closing server cuts the sleep short and resets the connection."""
+        (self.closing if seconds is None else self.hurried).wait(seconds)
+        if self.closing.is_set():
             raise Hangup
+
+    def hurry(self):
+        """Every job under way is done, and who sleeps wakes up."""
+        for job in list(self.provider.jobs.values()):
+            job.queue_seconds = job.run_seconds = 0.0
+        woken, self.hurried = self.hurried, threading.Event()
+        woken.set()
 
     def answer(self, request: Request, front: bool) -> Reply:
         """The reply to one request, logged; raises Hangup instead where a fault says so."""
