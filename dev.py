@@ -227,7 +227,7 @@ def main() -> int:
     python = set_up()
     if command == "comfyui" and arguments[:1] == ["--"]:
         arguments = arguments[1:]
-    return subprocess.run([str(python), str(ROOT / "tests" / f"run_{command}.py"), *arguments], cwd=ROOT).returncode
+    return subprocess.run([str(python), str(ROOT / "tests" / f"run_{command}.py"), *arguments]).returncode
 
 
 def check(arguments: list[str]) -> int:

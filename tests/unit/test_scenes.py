@@ -1,5 +1,6 @@
 """The scenes of the trained miniature, their checker, the VAE built by hand and the encoder that keeps words in order."""
 
+import hashlib
 import random
 
 import flat_vae
@@ -8,6 +9,7 @@ import numpy
 import pytest
 import scenes
 import torch
+import trained
 from torch.nn import functional
 
 
@@ -130,3 +132,9 @@ def test_each_head_of_the_text_encoder_looks_one_word_further_back():
     bias = miniature.one_word_back_a_head(32, 2)
     assert bias.shape == (32, 2) and bias.argmax(0).tolist() == [1, 2]
     assert (bias[0] == 20).all()  # itself, where nothing stands that far back
+
+
+def test_the_trained_model_is_the_file_that_its_readme_names():
+    folder = trained.ROOT / "tests" / "trained"
+    (file,) = folder.glob("*.safetensors")
+    assert hashlib.sha256(file.read_bytes()).hexdigest() in (folder / "README.md").read_text(encoding="utf-8")
