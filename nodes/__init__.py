@@ -1,6 +1,6 @@
 """The nodes. A file here is a node, a folder is a library the nodes stand on.
 
-Data flows one way: node → `bridge/` → `jobs/` → `providers/`, and node or `bridge/` → `sampling/`, `safety/`, `saving/`,
+Data flows one way: node → `bridge/` → `jobs/` → `providers/`, node → `saving/`, and node or `bridge/` → `sampling/`, `safety/`,
 `model_files/`.
 """
 

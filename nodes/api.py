@@ -1,4 +1,4 @@
-"""API Krea: FLUX.1 Krea [dev] at a provider. A paid picture is never lost and never paid twice."""
+"""API Krea: FLUX.1 Krea [dev] at a provider. What was paid for is fetched again, not paid twice."""
 
 from __future__ import annotations
 

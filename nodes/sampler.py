@@ -54,7 +54,12 @@ class FluxKreaSampler(io.ComfyNode):
                     step=0.01,
                     tooltip="1.0 ignores what is in the latent, lower values keep more of it.",
                 ),
-                io.Combo.Input("sampler_name", options=comfy.samplers.SAMPLER_NAMES, default="euler"),
+                io.Combo.Input(
+                    "sampler_name",
+                    options=comfy.samplers.SAMPLER_NAMES,
+                    default="euler",
+                    tooltip="The reference uses euler; acceleration is made for it.",
+                ),
                 io.Combo.Input(
                     "scheduler",
                     options=sample.scheduler_names(),

@@ -158,7 +158,8 @@ def generation_inputs() -> list[io.Input]:
             "extra",
             multiline=True,
             default="",
-            tooltip='The provider\'s own fields, as JSON: {"go_fast": false}. They are sent as they are.',
+            tooltip='The provider\'s own fields, as JSON: {"go_fast": false}. Fields for which the node has an '
+            "input are refused.",
             **advanced(io.String.Input),
         ),
         io.Mask.Input(

@@ -245,7 +245,7 @@ class Provider:
     repeatable_for: float = 0.0  # seconds in which a second paid call with the same `order_id` costs nothing
     unlisted_modes: tuple[str, ...] = ()  # that its own page does not list: `auto` does not choose it for them
     presets: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # sizes that are its own
-    picture_hosts: tuple[str, ...] = ()  # hosts beside `hosts` that pictures come from, for the README
+    picture_hosts: tuple[str, ...] = ()  # hosts beside `hosts` that pictures come from
     declined: Callable[[Answer], bool] = lambda answer: False  # beside 429: certainly not accepted, worth another try
     check: Call | None = None  # a call that costs nothing and says whether the key is good
 

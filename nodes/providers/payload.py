@@ -127,7 +127,7 @@ def nonzero_seed32(seed: int) -> int:
 class PayloadBuilder:
     """A provider's fields while they are built from a request, and every value that had to change.
 
-    `tables` is the provider's `parameters`: names, ranges and choices are read from it, so the table that the README
+    `tables` is the provider's `parameters`: names, ranges and choices are read from it, so the table in docs/providers.md
     shows is the table that is obeyed.
     """
 

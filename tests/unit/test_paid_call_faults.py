@@ -439,8 +439,9 @@ def in_a_process(script, server, folder, **options):
 
 
 WAITING = """
-    import logging
+    import logging, signal
     logging.basicConfig()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what starts in the background ignores it
     handle = jobs_in(sys.argv[1]).start("blocking", asked(1))
     handle.result(60)
 """

@@ -11,7 +11,8 @@ README = ROOT / "README.md"
 PROVIDERS = ROOT / "docs" / "providers.md"
 HEAD = """# What each provider makes of each input
 
-Made from the files in `nodes/providers/`. ~ converted, + several calls, — not known there.
+Made from the files in `nodes/providers/`. No mark: taken as it is, perhaps under another name. ~ converted, + several pictures,
+each paid for, — not known there. *With LoRA* is for providers where a LoRA needs another endpoint.
 """
 MARKS = {"passthrough": "", "renamed": "", "converted": "~", "emulated": "+", "unsupported": "—"}
 
