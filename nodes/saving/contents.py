@@ -112,7 +112,8 @@ def contents_of(
         read = read.without_verdicts(OTHERS_IN_IT)
     notes = [read.complaint] if read.complaint else []
     embeds = embed and metadata
-    prompt, extras = embedded(graph, extra) if embeds else ("", {})
+    prompt, extras, left_out = embedded(graph, extra) if embeds else ("", {}, [])
+    notes += map(clean, left_out)
     cleaned, cleaned_extras = clean(prompt), {name: clean(text) for name, text in extras.items() if clean(name) == name}
     if (cleaned, cleaned_extras) != (prompt, extras):
         notes.append("A key or a signed address stood in the workflow: it is hidden in the file. Take it out of there.")

@@ -151,14 +151,21 @@ def with_even_chunks(webp: bytes) -> bytes:
     return bytes(file)
 
 
-def embedded(prompt: object, extra: object) -> tuple[str, dict[str, str]]:
-    """ComfyUI's hidden `prompt` and `extra_pnginfo` as the JSON that core writes; names that no PNG can hold are left."""
-    named = extra if isinstance(extra, dict) else {}
-    named = {name: value for name, value in named.items() if isinstance(name, str) and _is_keyword(name)}
-    texts = {name: json.dumps(value) for name, value in named.items()}
-    return json.dumps(prompt) if prompt else "", texts
+def embedded(prompt: object, extra: object) -> tuple[str, dict[str, str], list[str]]:
+    """ComfyUI's hidden `prompt` and `extra_pnginfo` as the JSON that core writes, and sentences about what is left out."""
+    texts, left_out = {}, []
+    for name, value in extra.items() if isinstance(extra, dict) else ():
+        try:
+            if not _is_keyword(name):
+                raise ValueError(name)
+            texts[name] = json.dumps(value)
+        except (TypeError, ValueError, RecursionError):
+            why = "its name is taken or not plain ASCII, or its value is no JSON"
+            left_out.append(f"{name!r:.60}, which another pack wants in the file, was left out: {why}.")
+    return json.dumps(prompt) if prompt else "", texts, left_out
 
 
-def _is_keyword(name: str) -> bool:
-    taken = ("prompt", PARAMETERS, XMP_KEYWORD)
-    return 0 < len(name) < 80 and name.isascii() and name.isprintable() and name not in taken
+def _is_keyword(name: object) -> bool:
+    """Whether it can name a text in a PNG, and is none of ours."""
+    can_be_one = isinstance(name, str) and 0 < len(name) < 80 and name.isascii() and name.isprintable()
+    return can_be_one and name not in ("prompt", PARAMETERS, XMP_KEYWORD)

@@ -223,6 +223,13 @@ def test_a_key_in_the_name_of_what_a_pack_adds_stays_out(file_format):
     assert b"a-key" not in content and b"other" in content and made.notes
 
 
+def test_what_other_packs_add_and_no_file_can_hold_is_left_out_and_said():
+    extra = {"workflow": {"a": 1}, "other": 2, "set": {1}, 7: "number", "Ω": 1, "parameters": "ours"}
+    _, texts, said = picture_file.embedded({"1": {}}, extra)
+    assert texts == {"workflow": '{"a": 1}', "other": "2"}
+    assert [line.split(",")[0] for line in said] == ["'set'", "7", "'Ω'", "'parameters'"]
+
+
 @pytest.mark.parametrize("file_format", picture_file.FORMATS)
 def test_without_the_workflow_no_prompt_is_anywhere(file_format):
     made = contents(graph_with("SECRETPROMPT"), json.dumps(REPORT), 2, embed=False)
