@@ -31,9 +31,8 @@ RUN = """() => new Promise((resolve) => {
     app.api.addEventListener(end, (event) => resolve(end + ": " + (event.detail?.exception_message ?? "")), { once: true });
   app.queuePrompt(0, 1);
 })"""
-SHOWN = (
-    "(id) => app.canvas.graph.getNodeById(id).widgets.filter((w) => !w.hidden && w.type != 'hidden').map((w) => w.name)"
-)
+SHOWN = """(id) => app.canvas.graph.getNodeById(id).widgets
+  .filter((widget) => !widget.options?.hidden && widget.type != "hidden").map((widget) => widget.name)"""
 TEXT = "([id, name]) => app.canvas.graph.getNodeById(id).widgets.find((w) => w.name == name)?.value ?? ''"
 ALONE = """(width) => {
   const node = app.graph.getNodeById(1);

@@ -42,6 +42,7 @@ def page(chromium, comfyui, renderer):
         if said.type == "error" or (said.type == "warning" and is_ours_to_mend(said, bool(ready))):
             problems.append((said.text, said.location["url"]))
 
+    page.on("domcontentloaded", lambda _: ready.clear())  # a test that loads it anew
     page.on("console", listen)
     page.on("pageerror", lambda error: problems.append((error.message, error.stack or "")))
     page.goto(comfyui.url)

@@ -157,7 +157,9 @@ def test_a_widgets_tooltip_speaks_the_providers_words_too(page, renderer):
     words = "fal: guidance_scale, 1 to 20; its own default is 4.5"
     assert page.evaluate(TOOLTIP, "guidance").splitlines()[1:] == [words]
     page.mouse.move(*place_of(page, renderer, "guidance"))
-    tip = page.locator(".node-tooltip, .p-tooltip", has_text="How closely to follow the prompt.")
+    tip = page.locator(
+        ".node-tooltip, .p-tooltip, [data-testid=tooltip-content]", has_text="How closely to follow the prompt."
+    )
     tip.wait_for()
     # The Vue renderer of 1.32 shows what all nodes of a type say, and nothing of a single node.
     assert words in tip.inner_text() or renderer == "vue"
@@ -222,6 +224,7 @@ def test_a_run_shows_its_report_and_is_saved_without_it(page, standins, renderer
         assert report.splitlines()[1] == f"fal · 1 × 1024 × 1024 · seed {seed}"
         assert "1 not flagged" in report
     page.screenshot(path=screen(f"{type}-{renderer}-done.png"))
+    until(lambda: standins["fal"].state()["billed"], 10)  # Submit's job goes on
     assert standins["fal"].state()["billed"] == 1
     values = graph_of(page)["1"]["inputs"]
     load(page, saved(page))
