@@ -120,6 +120,17 @@ def test_no_byte_turned_over_makes_anything_but_a_sentence(tmp_path, kind):
         assert 0 < picture.width <= MAX_SIDE and 0 < picture.height <= MAX_SIDE
 
 
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
+def test_a_picture_that_is_cut_off_is_incomplete_and_a_whole_one_is_not(tmp_path, kind):
+    noise = Image.effect_noise((512, 512), 90)  # more than 64 kB, so that every byte of a length counts
+    noise.convert("RGB").save(tmp_path / f"noise.{kind}", quality=100)
+    content, folder = (tmp_path / f"noise.{kind}").read_bytes(), tmp_path / "pictures"
+    for missing in (20, 300, 2**16):
+        with pytest.raises(picture_files.Incomplete):
+            picture_files.store([content[:-missing]], folder, "a")
+    assert picture_files.store([content], folder, "a").width == 512
+
+
 def test_what_pillow_raises_on_an_avif_is_a_sentence(tmp_path, monkeypatch):
     def refuse(*arguments, **values):
         raise RuntimeError("Failed to decode image: Invalid ftyp")

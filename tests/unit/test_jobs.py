@@ -55,7 +55,7 @@ def test_a_picture_is_paid_once_and_delivered(jobs, server, provider_id):
     result = run(jobs, provider_id, seed=7)
     assert [picture.read() for picture in result.pictures] == [png()]
     assert (result.provider, result.seed, result.flags, result.cost_usd) == (provider_id, 7, (False,), 0.025)
-    assert result.estimate == Estimate(0.025) and result.reused == 0
+    assert result.estimate == Estimate(0.025) and result.reused == 0 and result.changes == ()
     assert server.paid == 1 and [record.state for record in jobs.pending()] == ["done"]
 
 

@@ -14,6 +14,9 @@ from flux_krea.nodes.providers.contract import (
     Unsupported,
 )
 from flux_krea.nodes.providers.payload import KREA_SIZES, nearest_ratio, snap
+from flux_krea.nodes.providers.polling import seconds_to_next_poll
+from standins import lumenfall as lumenfall_standin
+from standins import replicate as replicate_standin
 
 
 def png(width=1024, height=768):
@@ -390,6 +393,59 @@ def test_the_size_of_image_to_image_is_known_only_where_it_is_certain():
     assert fal.plan(IMAGE).size is None
     with pytest.raises(RequestRefused, match="not a PNG"):
         replicate.plan(replace(IMAGE, image=b"GIF89a"))
+
+
+# ---- numbers that a document fixes
+
+
+def test_the_sizes_of_a_ratio_are_those_of_the_stand_ins_which_were_written_from_the_documents():
+    assert KREA_SIZES == replicate_standin.SIZES
+    assert lumenfall.PRESETS == lumenfall_standin.ONE_K
+    assert lumenfall.MAX_SIDE == lumenfall_standin.MOST_PIXELS_A_SIDE
+
+
+@pytest.mark.parametrize(
+    ("provider", "known"),
+    [
+        (fal, {}),
+        (runware, {"acceleratorOptions": {"teaCache": True}}),
+        (lumenfall, {"model": "fal/flux.1-krea-dev", "acceleration": "none"}),
+        (lumenfall, {"model": "replicate/flux.1-krea-dev", "go_fast": False, "response_format": "url"}),
+        (lumenfall, {"aspect_ratio": "16:9", "resolution": "1K"}),
+    ],
+)
+def test_a_field_of_extra_that_no_table_knows_makes_the_price_unknown(provider, known):
+    assert provider.plan(replace(TEXT, extra=known)).unpriced == ()
+    assert provider.plan(replace(TEXT, extra={**known, "its_own": 1})).unpriced == ("its_own",)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (0, 512), (512, 0)])
+def test_a_side_has_at_least_one_pixel(size):
+    request = replace(TEXT, width=size[0], height=size[1])
+    if min(size):
+        assert fal.plan(request).payload
+    else:
+        with pytest.raises(RequestRefused, match=f"{size[0]}×{size[1]} is not a size"):
+            fal.plan(request)
+
+
+def test_a_change_is_told_with_its_reason():
+    change = Change("images", 5, "2 calls", "more than one call makes")
+    assert change.as_dict() == {
+        "input": "images", "asked": 5, "delivered": "2 calls", "because": "more than one call makes",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("waited", "pause"), [(0, 0.25), (2.5, 0.5), (59, 0.5), (60, 1), (299, 1), (300, 3), (9e9, 3)])
+def test_the_longer_a_job_takes_the_rarer_it_is_looked_at(waited, pause):
+    assert seconds_to_next_poll(waited) == pause
+
+
+@pytest.mark.parametrize(
+    ("log", "share"), [("", None), (" 54%|###   | 15/28", 0.54), ("1%|\n999%|#", 1.0), ("54% of it", None)]
+)
+def test_replicates_progress_is_the_last_bar_of_its_log(log, share):
+    assert replicate._fraction(log) == share
 
 
 # ---- prices

@@ -3,8 +3,10 @@
 import json
 import sqlite3
 from dataclasses import replace
+from urllib.parse import urlsplit
 
 import pytest
+import requests
 from flux_krea.nodes.jobs.jobs import Jobs
 from flux_krea.nodes.providers import runware, wavespeed
 from flux_krea.nodes.providers.contract import (
@@ -84,6 +86,19 @@ def test_a_task_that_is_there_already_is_the_one_whose_answer_was_lost():
 def test_runwares_refusals_are_read_by_their_code_in_every_shape(shape, code, status, kind, paid):
     error = failing(kind, RUNWARE, TEXT, refusal(code, status, shape))
     assert error.paid is paid and "said why" in str(error)
+
+
+def test_too_many_calls_are_that_whatever_the_code_says():
+    assert failing(RateLimited, RUNWARE, TEXT, refusal("aNewCode", 429)).paid is False
+
+
+def test_the_key_is_tried_with_a_call_that_the_stand_in_takes():
+    with Standin("runware") as standin:
+        answer = requests.post(
+            standin.base_url + urlsplit(RUNWARE.check.url).path, json=RUNWARE.check.json,
+            headers={"Authorization": f"Bearer {standin.key}"}, timeout=5,
+        )  # fmt: skip
+    assert answer.ok and "errors" not in answer.json(), answer.text
 
 
 def test_pictures_are_matched_by_the_tasks_id_and_never_by_their_order():

@@ -160,7 +160,15 @@ def test_what_is_neither_clip_l_nor_t5_is_refused_in_either_place(tmp_path, layo
 
 
 @pytest.mark.parametrize(
-    ("dtype", "precision"), [("BF16", "bf16"), ("F16", "fp16"), ("F8_E4M3", "fp8"), ("fp8_scaled", "fp8_scaled")]
+    ("dtype", "precision"),
+    [
+        ("BF16", "bf16"),
+        ("F16", "fp16"),
+        ("F32", "fp32"),
+        ("F8_E4M3", "fp8"),
+        ("F8_E5M2", "fp8"),
+        ("fp8_scaled", "fp8_scaled"),
+    ],
 )
 @pytest.mark.parametrize(("double", "single"), [(19, 38), (1, 1), (2, 2), (1, 0)])
 @pytest.mark.parametrize("prefix", ["", "model.diffusion_model.", "model."])
