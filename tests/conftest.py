@@ -40,7 +40,7 @@ def models() -> Path:
 
 @pytest.fixture(scope="session")
 def all_standins():
-    """The five stand-in providers, one real HTTP server each."""
+    """The stand-in providers, one real HTTP server each."""
     from standins import start_all
 
     with start_all() as running:
@@ -49,7 +49,7 @@ def all_standins():
 
 @pytest.fixture
 def standins(all_standins):
-    """The five, with nothing left of the test before."""
+    """The same, with nothing left of the test before."""
     for standin in all_standins.values():
         standin.reset()
     return all_standins
