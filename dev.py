@@ -177,9 +177,9 @@ def set_up() -> Path:
 
 
 def environment_of(comfyui: Path) -> Path:
-    """An environment of our own for another ComfyUI, so that its own one stays as it is."""
+    """An environment of our own for another ComfyUI, so that its own one stays as it is; some tests run inside of it."""
     name = hashlib.sha256(str(comfyui).encode()).hexdigest()[:8]
-    return ensure_environment(DEV / f"venv-{name}", [comfyui / "requirements.txt", ROOT / "requirements.txt"])
+    return ensure_environment(DEV / f"venv-{name}", [CHECK_TOOLS, TOOLS, comfyui / "requirements.txt"])
 
 
 # ── the browser ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -8,6 +8,7 @@ import os
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
+from .bridge.newer_schema import found_by
 from .model_files import header, installed_files, lora, lora_files
 
 FOLDER = "loras"
@@ -58,6 +59,11 @@ class FluxKreaLora(io.ComfyNode):
                 io.Clip.Output(display_name="CLIP", tooltip="The text encoders with the LoRA; needs clip."),
                 io.String.Output(display_name="report", tooltip="What the node shows: what matched, what it changes."),
             ],
+            **found_by(
+                io.Schema,
+                "load lora, lora loader, flux lora, krea lora, lora keys, style, civitai, bfl",
+                shelf="Image Generation",
+            ),
         )
 
     @classmethod

@@ -139,7 +139,7 @@ def order(version: str) -> list[int]:
 
 def test_an_old_export_that_names_no_format_is_refused_in_a_sentence(comfyui, broken):
     layout, contents = miniature.quantised_flux_layout(1, 0, {"convrot": True})
-    name = broken("diffusion_models", "file.safetensors", layout=layout, contents=contents)
+    name = broken("diffusion_models", "old_export.safetensors", layout=layout, contents=contents)
     with pytest.raises(ComfyUIError, match="old export of quantised weights"):
         comfyui.run(preview_of_loading(unet_name=name))
 
