@@ -199,7 +199,8 @@ def place_for(prefix: str, width: int, height: int) -> tuple[str, str, int, str]
     except OSError:
         raise
     except Exception:  # core's has no type of its own, and names the machine's folders
-        raise SaveError(OUTSIDE.format(prefix=prefix)) from None
+        shown = cleaner()(prefix) if isinstance(prefix, str) else prefix
+        raise SaveError(OUTSIDE.format(prefix=shown)) from None
 
 
 def readable(image: torch.Tensor) -> torch.Tensor:

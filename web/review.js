@@ -7,11 +7,19 @@ import { ask } from "./server.js";
 import { onExecuted, setValue, widgetOf } from "./widgets.js";
 import { say } from "./words.js";
 
-/** Which run showed the pictures of a code. @type {Map<string, string>} */
-const runs = new Map();
-api.addEventListener("executed", (/** @type {any} */ { detail: { output, prompt_id: run } }) => {
-  for (const code of output?.review_code ?? []) runs.set(code, run);
+/** Which run, and which node in it, showed the pictures of a code; the newest last.
+ * @type {{code: string, id: string, run: string}[]} */
+const shown = [];
+/** Runs that have not ended: ComfyUI keeps no history of them yet. @type {Set<string>} */
+const going = new Set();
+
+api.addEventListener("execution_start", (/** @type {any} */ { detail }) => going.add(detail.prompt_id));
+api.addEventListener("executed", (/** @type {any} */ { detail: { output, node, prompt_id: run } }) => {
+  for (const code of output?.review_code ?? []) shown.push({ code, id: String(node), run });
 });
+for (const end of ["execution_success", "execution_error", "execution_interrupted"])
+  api.addEventListener(end, (/** @type {any} */ { detail }) => going.delete(detail.prompt_id));
+api.addEventListener("reconnected", () => going.clear()); // an end may have been missed
 
 /** @param {ComfyNode} node @param {() => import("./card.js").Card} cardOf */
 export function setUpReview(node, cardOf) {
@@ -34,27 +42,46 @@ const waiting = (press) => ({
   actions: [{ label: say("I have looked: let these pass"), press }],
 });
 
-/** Runs the very graph that made these pictures once more: a new run of the page's could draw new seeds. */
+/** Runs what made these pictures once more, just as it was: a new run of the page's could draw new seeds. */
 async function letPass(node, code) {
-  const { prompt, outputs, id } = await runThatShowed(code);
+  const { prompt, outputs, id } = await runThatShowed(node, code);
   const widget = widgetOf(node, "reviewed");
   setValue(widget, [widget.value, code].filter(Boolean).join(" "));
-  const [, , graph, extra] = prompt;
+  const [, , graph, extra, wanted] = prompt;
   keepDrawnSeeds(graph, outputs);
   graph[id].inputs.reviewed = [graph[id].inputs.reviewed, code].filter(Boolean).join(" ");
-  await api.queuePrompt(0, { output: graph, workflow: extra?.extra_pnginfo?.workflow ?? app.graph.serialize() });
+  const partialExecutionTargets = wanted.filter((target) => target in graph);
+  await api.queuePrompt(0, { output: graph, workflow: extra?.extra_pnginfo?.workflow }, { partialExecutionTargets });
 }
 
-/** API Krea's own -1 would draw another picture; its report names the seed that this one was drawn with. */
+/** A seed that our nodes drew themselves (-1) would be drawn, and paid, anew. API Krea's report names it; in place of Submit
+ * stands the ticket that it gave. */
 function keepDrawnSeeds(graph, outputs) {
-  for (const [id, { class_type: type, inputs }] of Object.entries(graph))
-    if (type === "FluxKreaAPI" && inputs.seed === -1 && outputs[id]) inputs.seed = JSON.parse(outputs[id].text[0]).seed;
+  for (const [id, { class_type: type, inputs }] of Object.entries(graph)) {
+    const told = outputs[id]?.text?.[0];
+    if (!told || inputs.seed >= 0) continue;
+    if (type === "FluxKreaAPI") Object.assign(inputs, { seed: JSON.parse(told).seed, reuse: true });
+    if (type === "FluxKreaSubmit") replaceByValue(graph, id, told);
+  }
 }
 
-async function runThatShowed(code) {
-  const run = runs.get(code); // alone: another pack's number that JSON does not know spoils the whole history
-  const { prompt, outputs } = run ? ((await ask(`/history/${run}`))[run] ?? {}) : {};
-  const id = Object.keys(outputs ?? {}).find((id) => outputs[id].review_code?.[0] === code);
-  if (id) return { prompt, outputs, id };
+function replaceByValue(graph, id, value) {
+  delete graph[id];
+  for (const { inputs } of Object.values(graph))
+    for (const name in inputs) if (Array.isArray(inputs[name]) && inputs[name][0] === id) inputs[name] = value;
+}
+
+async function runThatShowed(node, code) {
+  const isOfNode = ({ id }) => id === String(node.id) || id.endsWith(`:${node.id}`);
+  const found = shown.filter((each) => each.code === code && isOfNode(each)).pop();
+  while (found && going.has(found.run)) await pause();
+  for (let tries = 10; found && tries; tries--) {
+    // Alone: another pack's number that JSON does not know spoils the whole history.
+    const run = (await ask(`/history/${found.run}`))[found.run];
+    if (run?.outputs[found.id]) return { ...run, id: found.id };
+    await pause(); // the history is written a moment after the end
+  }
   throw new Error(say("ComfyUI no longer knows the run that made these pictures. Run the graph again and look again."));
 }
+
+const pause = () => new Promise((resolve) => setTimeout(resolve, 300));

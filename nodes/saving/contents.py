@@ -16,6 +16,10 @@ from .receipt import Report, read_report, receipt_of, word
 
 SIGNS = NONE, MADE_BY_AI = ("none", "made by AI")
 UNKNOWN_SYSTEM = "ComfyUI"
+LEFT_OUT = (
+    "{name:.60}, which another pack wants in the file, was left out: its name is taken or not plain ASCII, or its value is "
+    "no JSON."
+)
 OTHERS_IN_IT = "Other pictures got into these images behind the report's node: the receipt says “not checked”."
 
 
@@ -113,7 +117,7 @@ def contents_of(
     notes = [read.complaint] if read.complaint else []
     embeds = embed and metadata
     prompt, extras, left_out = embedded(graph, extra) if embeds else ("", {}, [])
-    notes += map(clean, left_out)
+    notes += [LEFT_OUT.format(name=clean(name)) for name in left_out]
     cleaned, cleaned_extras = clean(prompt), {name: clean(text) for name, text in extras.items() if clean(name) == name}
     if (cleaned, cleaned_extras) != (prompt, extras):
         notes.append("A key or a signed address stood in the workflow: it is hidden in the file. Take it out of there.")

@@ -152,17 +152,26 @@ def with_even_chunks(webp: bytes) -> bytes:
 
 
 def embedded(prompt: object, extra: object) -> tuple[str, dict[str, str], list[str]]:
-    """ComfyUI's hidden `prompt` and `extra_pnginfo` as the JSON that core writes, and sentences about what is left out."""
-    texts, left_out = {}, []
-    for name, value in extra.items() if isinstance(extra, dict) else ():
-        try:
-            if not _is_keyword(name):
-                raise ValueError(name)
-            texts[name] = json.dumps(value)
-        except (TypeError, ValueError, RecursionError):
-            why = "its name is taken or not plain ASCII, or its value is no JSON"
-            left_out.append(f"{name!r:.60}, which another pack wants in the file, was left out: {why}.")
-    return json.dumps(prompt) if prompt else "", texts, left_out
+    """ComfyUI's hidden `prompt` and `extra_pnginfo` as the JSON that core writes, and the names of what no file can hold."""
+    named = dict(extra) if isinstance(extra, dict) else {}
+    texts = {name: text for name, value in named.items() if _is_keyword(name) and (text := _as_json(value))}
+    whole = (_as_json(prompt) or _as_json(_without_answers(prompt))) if prompt else ""
+    left_out = [str(name) for name in named if name not in texts] + ([] if whole or not prompt else ["prompt"])
+    return whole, texts, left_out
+
+
+def _as_json(value: object) -> str:
+    """ "" for what is no JSON."""
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        return ""
+
+
+def _without_answers(prompt: object) -> object:
+    """Without what nodes of other packs said of whether they have changed, which may be anything."""
+    nodes = prompt.items() if isinstance(prompt, dict) else ()
+    return {id: {name: part for name, part in node.items() if name != "is_changed"} for id, node in nodes}
 
 
 def _is_keyword(name: object) -> bool:

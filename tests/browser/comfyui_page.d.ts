@@ -82,7 +82,11 @@ interface ComfyApp {
 interface ComfyApi extends EventTarget {
   fetchApi(path: string, options?: RequestInit): Promise<Response>;
   apiURL(path: string): string;
-  queuePrompt(place: number, prompt: { output: object; workflow: object }): Promise<unknown>;
+  queuePrompt(
+    place: number,
+    prompt: { output: object; workflow?: object },
+    options?: { partialExecutionTargets?: string[] },
+  ): Promise<unknown>;
 }
 
 interface Window {

@@ -85,6 +85,21 @@ def test_the_review_button_lets_the_very_pictures_pass_that_were_shown(comfyui, 
     assert page.evaluate(TEXT, [2, "reviewed"]).count("-") == 2
 
 
+def test_the_review_button_keeps_the_job_that_submit_sent(comfyui, standins, page, renderer):
+    standins["fal"].set(job_seconds=0.05, queue_seconds=0)
+    values = {**VALUES, "provider": "fal", "prompt": f"sent and looked at in {renderer}", "seed": -1, "reuse": False}
+    submit = node(1, "FluxKreaSubmit", (240, 240), values.values(), outputs=[("ticket", "STRING", [1])])
+    collect = node(2, "FluxKreaCollect", (640, 240), [""], outputs=[("image", "IMAGE", [2])])
+    collect["inputs"] = [{"name": "ticket", "type": "STRING", "widget": {"name": "ticket"}, "link": 1}]
+    gate = node(3, "FluxKreaReview", (1040, 240), [""], [("image", "IMAGE", 2)], [("image", "IMAGE", [3])])
+    kept = node(4, "SaveImage", (1440, 240), ["reviewed"], [("images", "IMAGE", 3)], size=(300, 300))
+    links = [[1, 1, 0, 2, 0, "STRING"], [2, 2, 0, 3, 0, "IMAGE"], [3, 3, 0, 4, 0, "IMAGE"]]
+    load(page, flow(submit, collect, gate, kept, links=links))
+    assert "look at this image" in page.evaluate(RUN)
+    assert comfyui.history(accept_pictures(page))["outputs"]["4"]["images"]
+    assert standins["fal"].state()["billed"] == 1
+
+
 def test_the_review_button_keeps_the_seed_that_api_krea_drew(comfyui, standins, page, renderer):
     standins["fal"].set(job_seconds=0.05, queue_seconds=0)
     values = {**VALUES, "provider": "fal", "prompt": f"looked at in {renderer}", "seed": -1}

@@ -7,6 +7,7 @@ One exchange of each is recorded in official/, which test_wire.py compares with 
 import asyncio
 import io
 import os
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit, urlunsplit
 
 import fal_client
@@ -187,8 +188,11 @@ def over_the_socket(standin, talk, key=None):
         finally:
             await client.disconnect()
 
-    with RunwareSocket(standin) as door:
-        return asyncio.run(asyncio.wait_for(session(door.url), 30))
+    with (
+        RunwareSocket(standin) as door,
+        ThreadPoolExecutor(1) as thread,
+    ):  # browser tests leave a loop running in this one
+        return thread.submit(asyncio.run, asyncio.wait_for(session(door.url), 30)).result()
 
 
 CASES = {

@@ -227,7 +227,22 @@ def test_what_other_packs_add_and_no_file_can_hold_is_left_out_and_said():
     extra = {"workflow": {"a": 1}, "other": 2, "set": {1}, 7: "number", "Ω": 1, "parameters": "ours"}
     _, texts, said = picture_file.embedded({"1": {}}, extra)
     assert texts == {"workflow": '{"a": 1}', "other": "2"}
-    assert [line.split(",")[0] for line in said] == ["'set'", "7", "'Ω'", "'parameters'"]
+    assert said == ["set", "7", "Ω", "parameters"]
+
+
+def test_what_other_packs_say_of_their_nodes_changes_does_not_keep_the_prompt_out():
+    graph = {"1": {"class_type": "A", "inputs": {"x": 1}, "is_changed": [b"bytes"]}}
+    prompt, _, said = picture_file.embedded(graph, None)
+    assert json.loads(prompt) == {"1": {"class_type": "A", "inputs": {"x": 1}}} and said == []
+
+
+def test_a_key_that_is_too_long_for_a_note_is_not_cut_before_it_is_hidden():
+    made = contents_of(
+        {}, {"é" * 50 + "a-key": 1}, "6", None, 1,
+        agent="", sign=MADE_BY_AI, embed=True, metadata=True, clean=lambda text: text.replace("a-key", "[hidden]"),
+    )  # fmt: skip
+    (note,) = made.notes
+    assert "was left out" in note and "a-k" not in note
 
 
 @pytest.mark.parametrize("file_format", picture_file.FORMATS)
