@@ -236,7 +236,8 @@ def check(arguments: list[str]) -> int:
     ensure_typescript(python)
     tests = named_tests([UNIT])
     left = [file for file in tests if COMFYUI in needs(file)]
-    failed = pytest(python, [*PROCESSES, "-q", *(str(file) for file in tests if file not in left), *arguments])
+    most = ("-n", str(min(8, 2 * (os.cpu_count() or 1))))  # without torch most of their time is waiting
+    failed = pytest(python, [*most, "-q", *(str(file) for file in tests if file not in left), *arguments])
     names = ", ".join(file.name for file in left)
     say(f"{len(left)} of {len(tests)} files with unit tests need torch and ComfyUI; left to `dev.py test`: {names}")
     return failed
