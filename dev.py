@@ -244,7 +244,7 @@ def check(arguments: list[str]) -> int:
 
 
 def test(arguments: list[str]) -> int:
-    """Sets up what the named tests need, or all, and runs them; all of them are spread over processes."""
+    """Sets up what the named tests need, or all, and runs them. Without names they are spread over processes."""
     wanted = set().union(*map(needs, named_tests(arguments)))
     python = set_up() if COMFYUI in wanted else ensure_check()
     if TSC in wanted:

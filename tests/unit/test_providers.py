@@ -419,14 +419,11 @@ def test_a_field_of_extra_that_no_table_knows_makes_the_price_unknown(provider, 
     assert provider.plan(replace(TEXT, extra={**known, "its_own": 1})).unpriced == ("its_own",)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (0, 512), (512, 0)])
+@pytest.mark.parametrize("size", [(0, 512), (512, 0)])
 def test_a_side_has_at_least_one_pixel(size):
-    request = replace(TEXT, width=size[0], height=size[1])
-    if min(size):
-        assert fal.plan(request).payload
-    else:
-        with pytest.raises(RequestRefused, match=f"{size[0]}×{size[1]} is not a size"):
-            fal.plan(request)
+    assert fal.plan(replace(TEXT, width=1, height=1)).payload
+    with pytest.raises(RequestRefused, match=f"{size[0]}×{size[1]} is not a size"):
+        fal.plan(replace(TEXT, width=size[0], height=size[1]))
 
 
 def test_a_change_is_told_with_its_reason():
