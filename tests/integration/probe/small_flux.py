@@ -30,7 +30,7 @@ def model_patcher(weights: dict | None = None, **sizes):
         if weights is not None:
             parameter.data = weights[name].float().clone()
         elif parameter.ndim < 2:
-            parameter.data = torch.full(parameter.shape, 1.0 if name.endswith("scale") else 0.0)
+            parameter.data = torch.full(parameter.shape, 1.0 if "_norm" in name else 0.0)  # of queries and keys
         else:
             spread = parameter.shape[1] ** -0.5
             parameter.data = torch.randn(parameter.shape, generator=generator) * spread
