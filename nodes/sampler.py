@@ -71,7 +71,7 @@ class FluxKreaSampler(io.ComfyNode):
                     options=accelerating.words(),
                     default=accelerating.NONE,
                     tooltip="none computes every step. regular computes two steps of three and high every second one, neither "
-                    "fewer than nine; the others are predicted from them: faster, slightly different pictures. The node "
+                    "fewer than seven; the others are predicted from them: faster, slightly different pictures. The node "
                     "says how many evaluations were computed.",
                 ),
                 io.Conditioning.Input(
@@ -96,7 +96,7 @@ class FluxKreaSampler(io.ComfyNode):
                     max=1000,
                     optional=True,
                     tooltip="So many of the steps are computed, the others predicted: 14 with 28 steps takes half the time. 0 "
-                    "leaves it to acceleration. The first two steps and the last one are always computed.",
+                    "leaves it to acceleration. The first step and the last two are always computed.",
                 ),
             ],
             outputs=[io.Latent.Output(display_name="LATENT")],

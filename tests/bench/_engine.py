@@ -97,7 +97,7 @@ def with_control(prompt: list) -> list:
     class Control(comfy.controlnet.ControlBase):
         def get_control(self, x_noisy, *_):
             tokens = x_noisy.shape[-2] * x_noisy.shape[-1] // 4
-            numbers = torch.randn(1, tokens, 128, generator=torch.Generator().manual_seed(0)) * 0.3
+            numbers = torch.randn(1, tokens, 128, generator=torch.Generator().manual_seed(0))
             return {"input": [numbers.expand(len(x_noisy), -1, -1).to(x_noisy)], "output": []}
 
         def get_models(self):

@@ -7,8 +7,8 @@ Without --model: the trained miniature draws scenes it was never trained on, onc
 left out. First by several methods at the same pattern: core's EasyCache formula, the last output held or continued in a line,
 the first-block cache with what the other blocks added held (version 0.1.0) or continued in a line. Then Krea Sampler's words
 and budgets from a half to three quarters, each beside the first-block cache of 0.1.0 with the same steps left out and beside
-as many plain steps, which is what an artist would do instead. Last, budgets beside guidance that looks twice at a step and
-beside a ControlNet, as a share of the whole effect of those.
+as many plain steps, which is what an artist would do instead. Then half of the steps with other samplers. Last, budgets beside
+guidance that looks twice at a step and beside a ControlNet, as a share of the whole effect of those.
 `ours` is the error of the method, `reference` that of the plain steps: of the latent's three channels that carry something,
 relative to all evaluations, the mean over the pictures. `met` counts pictures that show all that was asked.
 A small network is smoother than a large one: the order of the methods can be told from it, errors of the 12B model cannot.
@@ -38,6 +38,7 @@ FOLDER = ROOT / ".dev" / "bench" / "models"
 SIDE, TOKENS, GUIDANCE = 128, 24, 3.0
 EASYCACHE = (0.05, 0.1, 0.2, 0.4)
 SHARES = (1 / 2, 5 / 8, 3 / 4)
+OTHER_SAMPLERS = ("dpmpp_2m", "heun", "euler_ancestral", "uni_pc", "res_multistep")
 PROMPT = "A candid photograph of a ceramicist at her wheel in a sunlit garage studio, clay on her forearms"
 
 
@@ -56,6 +57,7 @@ def run(arguments: Iterable[str] = ()) -> Iterable[dict]:
         drawing = Drawing(options.scenes)
         yield from methods(drawing)
         yield from budgets(drawing)
+        yield from samplers(drawing)
         yield from effects(drawing)
 
 
@@ -75,11 +77,11 @@ class Drawing:
         self.prompts = _engine.encode_all(paths["clip_l"], paths["t5"], prompts, TOKENS)
         self.full: dict[int, list[torch.Tensor]] = {}
 
-    def drawn(self, steps: int, model=None, change: Callable | None = None) -> list[torch.Tensor]:
+    def drawn(self, steps: int, model=None, change: Callable | None = None, sampler="euler") -> list[torch.Tensor]:
         """`change` makes another prompt of each."""
         model = model or self.model
         prompts = map(change, self.prompts) if change else self.prompts
-        return [sampled(model, prompt, SIDE, steps, seed, GUIDANCE) for seed, prompt in enumerate(prompts)]
+        return [sampled(model, prompt, SIDE, steps, seed, GUIDANCE, sampler) for seed, prompt in enumerate(prompts)]
 
     @contextlib.contextmanager
     def counted(self):
@@ -156,6 +158,26 @@ def budgets(drawing: Drawing) -> Iterable[dict]:
             yield row(drawing, title, steps, count, results, plain_error(drawing, steps, count, plain)) | {
                 "held_0_1_0": round(drawing.error(before, steps), 5),
             }
+
+
+def samplers(drawing: Drawing, steps: int = 28) -> Iterable[dict]:
+    """Half of the steps with samplers other than euler, each against all of its own."""
+    budget = acceleration.Budget(1 / 2)
+    for name in OTHER_SAMPLERS:
+        full = drawing.drawn(steps, sampler=name)
+        plain = mean_error(drawing.drawn(budget.of(steps), sampler=name), full)
+        attached = acceleration.Acceleration(budget)
+        error = mean_error(drawing.drawn(steps, attached.attach(drawing.model), sampler=name), full)
+        yield {
+            "bench": f"acceleration on the trained miniature, {steps} steps of {name}, half of them",
+            "ours": round(error, 5),
+            "reference": round(plain, 5),
+            "ratio": round(error / plain, 3),
+            "unit": "relative L2 of the latent; the reference is as many plain steps",
+            "n": len(full),
+            "device": _engine.DEVICE,
+            "computed": attached.report(),
+        }
 
 
 def effects(drawing: Drawing, steps: int = 28) -> Iterable[dict]:
@@ -336,9 +358,11 @@ def curve(options) -> Iterable[dict]:
             }
 
 
-def sampled(model, positive, size: int, steps: int, seed: int = 0, guidance: float = 4.5) -> torch.Tensor:
+def sampled(
+    model, positive, size: int, steps: int, seed: int = 0, guidance: float = 4.5, sampler: str = "euler"
+) -> torch.Tensor:
     latent = {"samples": torch.zeros(1, 16, size // 8, size // 8)}
-    settings = {"guidance": guidance, "denoise": 1.0, "sampler_name": "euler", "scheduler": sample.KREA}
+    settings = {"guidance": guidance, "denoise": 1.0, "sampler_name": sampler, "scheduler": sample.KREA}
     with torch.inference_mode():
         return sample.sample(model, positive, latent, seed=seed, steps=steps, **settings)["samples"]
 

@@ -45,7 +45,7 @@ def test_with_every_step_computed_it_is_none_bit_for_bit_whatever_the_cfg(comfyu
 
 ASKED = {
     "regular": ({"acceleration": "regular", "steps": 18}, "12 of 18"),
-    "regular, and its least": ({"acceleration": "regular"}, "9 of 12"),
+    "regular, and its least": ({"acceleration": "regular", "steps": 9}, "7 of 9"),
     "high": ({"acceleration": "high", "steps": 20}, "10 of 20"),
     "a budget": ({"computed_steps": 7}, "7 of 12"),
     "a budget beside a word": ({"computed_steps": 7, "acceleration": "high"}, "7 of 12"),
