@@ -109,8 +109,8 @@ def graph_of(page) -> dict:
     return json.loads(page.evaluate("async () => JSON.stringify((await app.graphToPrompt()).output)"))
 
 
-def accept_pictures(page) -> str:
-    """Presses Krea Review Gate's button; returns the id of the run that then lets the pictures pass."""
+def accept_pictures(page, number: int = 0) -> str:
+    """Presses the button of the Review Gate of that number; returns the id of the run that then lets its pictures pass."""
     close_dialog(page)
     page.evaluate(
         """() => { window.passed = new Promise((resolve, reject) => {
@@ -118,7 +118,7 @@ def accept_pictures(page) -> str:
           app.api.addEventListener("execution_success", (event) => resolve(event.detail.prompt_id), { once: true });
         }) }"""
     )
-    page.get_by_role("button", name="I have looked").press("Enter")
+    page.get_by_role("button", name="I have looked").nth(number).press("Enter")
     return page.evaluate("() => window.passed")
 
 

@@ -16,9 +16,12 @@ export async function tell(path, body) {
 /** The answer as JSON; an error is thrown with the server's own sentence. @param {Response} response */
 async function answerOf(response) {
   const text = await response.text();
-  if (response.ok) return JSON.parse(text);
+  if (response.ok) return parsed(text);
   throw new Error(sentenceOf(text) || `${response.status} ${response.statusText}`);
 }
+
+/** JSON as Python writes it: NaN and Infinity, which JSON does not know, become texts, which ComfyUI reads as those. */
+const parsed = (text) => JSON.parse(text.replace(/"(?:[^"\\]|\\.)*"|-?Infinity|NaN/g, (it) => (it[0] === '"' ? it : `"${it}"`)));
 
 function sentenceOf(text) {
   try {

@@ -85,6 +85,50 @@ def test_the_review_button_lets_the_very_pictures_pass_that_were_shown(comfyui, 
     assert page.evaluate(TEXT, [2, "reviewed"]).count("-") == 2
 
 
+TWO_GATES = flow(
+    node(1, "EmptyImage", (40, 240), [56, 56, 1, 0x336699], outputs=[("IMAGE", "IMAGE", [1, 2, 5, 6])], size=(270, 130)),
+    node(2, "FluxKreaReview", (360, 100), [""], [("image", "IMAGE", 1)], [("image", "IMAGE", [3])], size=(300, 400)),
+    node(3, "FluxKreaReview", (360, 560), [""], [("image", "IMAGE", 2)], [("image", "IMAGE", [4])], size=(300, 400)),
+    node(4, "SaveImage", (700, 100), ["first"], [("images", "IMAGE", 3)], size=(300, 300)),
+    node(5, "SaveImage", (700, 560), ["second"], [("images", "IMAGE", 4)], size=(300, 300)),
+    # A number that JSON does not know, in this very run:
+    node(
+        6, "ImageBlend", (1040, 100), ["nan", "normal"], [("image1", "IMAGE", 5), ("image2", "IMAGE", 6)],
+        [("IMAGE", "IMAGE", [7])], size=(270, 130),
+    ),
+    node(7, "PreviewImage", (1040, 560), inputs=[("images", "IMAGE", 7)], size=(300, 300)),
+    links=[
+        [1, 1, 0, 2, 0, "IMAGE"], [2, 1, 0, 3, 0, "IMAGE"], [3, 2, 0, 4, 0, "IMAGE"], [4, 3, 0, 5, 0, "IMAGE"],
+        [5, 1, 0, 6, 0, "IMAGE"], [6, 1, 0, 6, 1, "IMAGE"], [7, 6, 0, 7, 0, "IMAGE"],
+    ],
+)  # fmt: skip
+RUN_ONLY = """(targets) => new Promise(async (resolve) => {
+  app.api.addEventListener("execution_success", () => resolve(), { once: true });
+  app.api.queuePrompt(0, await app.graphToPrompt(), { partialExecutionTargets: targets });
+})"""
+
+
+@pytest.mark.parametrize("renderer", ["vue"], indirect=True)
+@pytest.mark.parametrize("pressed, passed", [(0, "4"), (1, "5")])
+def test_of_two_gates_with_the_same_pictures_the_pressed_one_lets_them_pass(comfyui, page, pressed, passed):
+    load(page, TWO_GATES)
+    assert "look at this image" in page.evaluate(RUN)
+    page.get_by_role("button", name="I have looked").nth(1).wait_for()
+    outputs = comfyui.history(accept_pictures(page, pressed))["outputs"]
+    assert "images" in outputs[passed] and outputs.keys() & {"4", "5"} == {passed}
+    assert [bool(page.evaluate(TEXT, [gate, "reviewed"])) for gate in (2, 3)] == [pressed == 0, pressed == 1]
+
+
+@pytest.mark.parametrize("renderer", ["vue"], indirect=True)
+def test_the_review_button_runs_only_what_had_run(comfyui, page):
+    load(page, TWO_GATES)
+    set_value(page, "color", 0x224411)  # else ComfyUI has it all from the test before, and sends nothing
+    page.evaluate(RUN_ONLY, ["4"])
+    wait_for_text(page, "Held back", 2)
+    outputs = comfyui.history(accept_pictures(page))["outputs"]
+    assert "images" in outputs["4"] and not outputs.keys() & {"3", "5", "7"}
+
+
 def test_the_review_button_keeps_the_job_that_submit_sent(comfyui, standins, page, renderer):
     standins["fal"].set(job_seconds=0.05, queue_seconds=0)
     values = {**VALUES, "provider": "fal", "prompt": f"sent and looked at in {renderer}", "seed": -1, "reuse": False}
