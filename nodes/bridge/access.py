@@ -25,18 +25,22 @@ def refuse_foreign_pages(request: web.Request) -> None:
 
 
 def refuse_other_machines(request: web.Request) -> None:
-    """By the address and by the name: a name that an attacker points at this machine is not this machine's.
-
-    Behind a proxy both are the proxy's own, and so say nothing.
-    """
-    if environment.variable(REMOTE_KEYS) == "1":
-        return
-    is_proxied = any(name in request.headers for name in OF_A_PROXY)
-    if is_proxied or not (is_loopback(host_name(request)) and is_loopback(request.remote or "")):
+    if not is_owner(request):
         raise web.HTTPForbidden(
             text=f"Keys, limits and paid pictures are seen and set on the machine that runs ComfyUI, at http://127.0.0.1, "
             f"or in its environment. {REMOTE_KEYS}=1 in the server's environment allows it from here."
         )
+
+
+def is_owner(request: web.Request) -> bool:
+    """On this machine by the address and by the name: a name that an attacker points at this machine is not this machine's.
+
+    Behind a proxy both are the proxy's own, and so say nothing.
+    """
+    if environment.variable(REMOTE_KEYS) == "1":
+        return True
+    is_proxied = any(name in request.headers for name in OF_A_PROXY)
+    return not is_proxied and is_loopback(host_name(request)) and is_loopback(request.remote or "")
 
 
 def host_name(request: web.Request) -> str:

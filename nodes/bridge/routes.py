@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, replace
@@ -17,7 +18,7 @@ from ..providers import providers
 from ..providers.contract import AUTO, GenerationRequest, ProviderError
 from ..safety import detector, installed_detectors
 from . import execution, inputs, report, sizes, tensors
-from .access import refuse_foreign_pages, refuse_other_machines
+from .access import is_owner, refuse_foreign_pages, refuse_other_machines
 
 Body = dict[str, Any]
 WRONG_VALUES = (TypeError, ValueError, KeyError, AttributeError, OverflowError, RecursionError)
@@ -34,7 +35,7 @@ def register() -> None:
     routes.post("/flux_krea/keys")(private(with_body(set_key)))
     routes.post("/flux_krea/keys/remove")(private(with_body(remove_key)))
     routes.post("/flux_krea/keys/test")(private(with_body(test_key)))
-    routes.post("/flux_krea/estimate")(with_body(estimate))
+    routes.post("/flux_krea/estimate")(estimate)
     routes.post("/flux_krea/size")(with_body(size))
     routes.get("/flux_krea/spending")(private(spending))
     routes.post("/flux_krea/limits")(private(with_body(set_limit)))
@@ -79,8 +80,15 @@ def detector_trouble(name: str) -> str | None:
     return None
 
 
-async def estimate(body: Body) -> Body:
-    """What a run with these widget values would cost, as the node would send it; or why it would be refused."""
+async def estimate(request: web.Request) -> web.Response:
+    """What a run with these widget values would cost, as the node would send it; or why it would be refused.
+
+    Which provider has a key is the owner's to know: anybody else hears the dearest price for auto, and no name.
+    """
+    return await with_body(functools.partial(estimate_of, is_owner(request)))(request)
+
+
+async def estimate_of(for_owner: bool, body: Body) -> Body:
     name, values = body.get("provider"), body.get("values")
     has_image, has_mask = body.get("has_image"), body.get("has_mask")
     if not isinstance(values, dict) or not isinstance(name, str):
@@ -88,19 +96,21 @@ async def estimate(body: Body) -> Body:
     try:
         image, mask = inputs.BLANK_IMAGE if has_image else None, inputs.BLANK_MASK if has_mask else None
         request = inputs.request_of(**values, image=image, mask=mask)
-        return await execution.in_thread(priced, name, request)
+        return await execution.in_thread(priced, name, request, for_owner)
     except ProviderError as refusal:
         return {"refused": execution.jobs().keys.redacted(str(refusal))}
 
 
-def priced(name: str, request: GenerationRequest) -> Body:
+def priced(name: str, request: GenerationRequest, for_owner: bool) -> Body:
     jobs = execution.jobs()
-    chosen = jobs.choose(request)[0] if name == AUTO else name
+    chosen = name
+    if name == AUTO:
+        chosen = jobs.choose(request)[0] if for_owner else jobs.dearest(request)
     known = jobs.estimate(chosen, request)
     provider = providers()[chosen]
     plan = provider.plan(replace(request, images=min(request.images, provider.max_images)))
     return {
-        "provider": chosen,
+        "provider": chosen if for_owner else name,
         "usd": report.rounded(known.usd),
         "counted_usd": report.rounded(jobs.counted(chosen, request)),
         "note": known.note,

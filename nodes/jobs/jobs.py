@@ -172,6 +172,20 @@ class Jobs:
             raise KeyRefused(f"No provider has a key. Set one on the settings page, or as {variables}.")
         return sorted(prices, key=lambda name: prices[name])
 
+    def dearest(self, request: GenerationRequest) -> str:
+        """The provider that asks most for it, with or without a key: for those who may not know who has one."""
+        prices: dict[str, float] = {}
+        refused = None
+        for name, provider in self._providers.items():
+            try:
+                if request.mode not in provider.unlisted_modes:
+                    prices[name] = self.estimate(name, request).usd or 0.0
+            except ProviderError as error:
+                refused = error
+        if refused and not prices:
+            raise refused
+        return max(prices, key=lambda name: prices[name])
+
     def pending(self) -> list[JobRecord]:
         """Paid, or perhaps paid, and not collected, oldest first. Those with an owner are under way."""
         return self._journal.pending()

@@ -106,6 +106,19 @@ def test_the_page_on_another_machine_still_hears_of_prices_and_sizes(ask, machin
     assert ask("providers", **there).json()["fal"]["label"] == "fal" and ask("detectors", **there).ok
 
 
+@pytest.mark.parametrize("machine", [name for name in ELSEWHERE if name != "no address"])
+def test_the_page_on_another_machine_does_not_hear_who_has_a_key(ask, machine):
+    """Whoever has one: the same answer, with the price of the dearest."""
+    body = {**FOR_EVERY_PAGE["estimate"], "provider": "auto"}
+    here = ask("estimate", body).json()
+    there = ask("estimate", body, **ELSEWHERE[machine]).json()
+    assert here["provider"] in PROVIDERS and there["provider"] == "auto"
+    assert there["usd"] > here["usd"]
+    with_a_key = ask("keys", {"provider": "runware", "key": "k" * 32})
+    assert with_a_key.ok and ask("estimate", body).json()["provider"] == "runware"
+    assert ask("estimate", body, **ELSEWHERE[machine]).json() == there
+
+
 FOREIGN = {
     "a page in a sandbox": {"Origin": "null"},
     "a page elsewhere": {"Origin": "https://evil.example"},
