@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ class Stopped(Exception):
 class NoAnswer(Exception):
     """`was_sent` is False where the provider certainly has not read the request."""
 
-    def __init__(self, reason: str, was_sent: bool):
+    def __init__(self, reason: str, was_sent: bool = True):
         super().__init__(reason)
         self.was_sent = was_sent
 
@@ -150,11 +150,12 @@ class Client:
                 asked = self.asked_pause(answer)
             rate_limited = answer is not None and answer.status == 429
             pause = backoff.next(self._patience.rate if rate_limited else self._patience.fault, asked)
-            if answer is not None and pause is None:
-                return answer
-            if pause is None and fault:
+            if pause is None:
+                if answer:
+                    return answer
+                assert fault
                 raise fault
-            _wait(pause or 0.0, stop)
+            _wait(pause, stop)
 
     def pay(self, call: Call) -> Answer:
         """Sends the paid call, once. Raises NoAnswer; with `was_sent` nobody knows whether it was accepted.
@@ -245,13 +246,13 @@ class Client:
             for piece in self._pieces(response):
                 incoming.add(piece)
                 if incoming.size > call.max_answer:
-                    raise NoAnswer(f"its answer is larger than {call.max_answer >> 20} MB", was_sent=True)
+                    raise NoAnswer(f"its answer is larger than {call.max_answer >> 20} MB")
             answer = incoming.end(response.status_code, self._headers_of(response), self._without_keys)
             if is_worth_keeping and answer.json() is None:
-                raise NoAnswer("its answer is not JSON", was_sent=True)
+                raise NoAnswer("its answer is not JSON")
         except NoAnswer as failure:
             kept = incoming.keep(self._without_keys)
-            raise NoAnswer(f"{failure}; what came of it is kept as {kept}" if kept else str(failure), True) from None
+            raise NoAnswer(f"{failure}; what came of it is kept as {kept}" if kept else str(failure)) from None
         if isinstance(answer, LongAnswer):
             self._long_answer = answer.path
         return answer
@@ -288,9 +289,9 @@ class Client:
             try:
                 piece = read(PIECE, decode_content=True) if read else raw.read(2**10, decode_content=True)
             except (HTTPError, OSError) as error:
-                raise NoAnswer(self._reason(error), was_sent=True) from None
+                raise NoAnswer(self._reason(error)) from None
             if self._deadline.has_passed:
-                raise NoAnswer(TOO_SLOW, was_sent=True)
+                raise NoAnswer(TOO_SLOW)
             if not piece:
                 return
             yield piece
@@ -301,16 +302,17 @@ class Client:
     def _open_picture(self, url: str) -> requests.Response:
         """Without the key; some providers want it on their own hosts, and get it when they say so."""
         first, may_have_key = self._route(url, authorize=self._is_own(url))
-        response = self._open(Call("GET", url, timeout=30.0), first, with_key=False)
+        call = Call("GET", url, timeout=30.0)
+        response = self._open(call, first, with_key=False)
         if response.status_code in (401, 403) and may_have_key:
             response.close()
-            response = self._open(Call("GET", url, timeout=30.0), first, with_key=True)
+            response = self._open(call, first, with_key=True)
         for _ in range(REDIRECTS):
             if not response.is_redirect:
                 return response
-            url = _redirected(response)
+            call = replace(call, url=_redirected(response))
             response.close()
-            response = self._open(Call("GET", url, timeout=30.0), self._route(url, authorize=False)[0], with_key=False)
+            response = self._open(call, self._route(call.url, authorize=False)[0], with_key=False)
         if response.is_redirect:
             response.close()
             raise BadAnswer(f"The picture's address was redirected more than {REDIRECTS} times.", paid=True)
@@ -376,9 +378,7 @@ class Client:
     def _is_own(self, url: str) -> bool:
         if self._base and _origin(url) == _origin(self._base):
             return True
-        with suppress(ValueError):
-            return _host(url) in self._provider.hosts and urlsplit(url).port in (None, 443)
-        return False
+        return _host(url) in self._provider.hosts and urlsplit(url).port in (None, 443)
 
 
 def _wait(seconds: float, stop: threading.Event | None) -> None:
@@ -467,8 +467,11 @@ def _host(url: str) -> str:
 
 
 def _origin(url: str) -> tuple[str, str]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.netloc.lower()
+    """Two empty texts where nobody can tell."""
+    with suppress(ValueError):
+        parts = urlsplit(url)
+        return parts.scheme, parts.netloc.lower()
+    return "", ""
 
 
 def _reason(error: Exception) -> str:

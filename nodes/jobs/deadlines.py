@@ -20,15 +20,16 @@ class Deadline:
     def __init__(self) -> None:
         self.has_passed = False
         self._lock = threading.Lock()
-        self._exchange = 0
+        self._exchange: object = None
         self._lines: list[tuple[Any, Any]] = []  # connection, and a second handle on its socket
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
+        exchange = object()
         with self._lock:
-            self._exchange += 1
+            self._exchange = exchange
             self.has_passed = False
-        timer = threading.Timer(seconds, self._hang_up, [self._exchange])
+        timer = threading.Timer(seconds, self._hang_up, [exchange])
         timer.daemon = True
         timer.start()
         try:
@@ -49,9 +50,9 @@ class Deadline:
     def close(self) -> None:
         self._let_go(only_closed=False)
 
-    def _hang_up(self, exchange: int) -> None:
+    def _hang_up(self, exchange: object) -> None:
         with self._lock:
-            if exchange == self._exchange:
+            if exchange is self._exchange:
                 self.has_passed = True
                 for _, line in self._lines:
                     with suppress(OSError):

@@ -92,7 +92,7 @@ def _is_in(text: bytes, written: Sequence[bytes], in_hex: Sequence[bytes]) -> bo
 
 def _has_escapes(text: bytes) -> bool:
     """Quickly, and true too often: to look for them takes a hundred times as long."""
-    return any(mark in text for mark in (rb"\u00", rb"\x", b"%")) or b"&" in text and b"#" in text
+    return any(mark in text for mark in (rb"\u00", rb"\x", b"%", b"#"))
 
 
 def _without_breaks(text: bytes) -> bytes:

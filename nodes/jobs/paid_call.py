@@ -348,7 +348,8 @@ class PaidCall:
         certainly did not accept it."""
         before = self._record.state
         if before != RESERVED and not (before == UNKNOWN and self._provider.repeatable_for):
-            raise BadAnswer(f"{self.label} would have to be paid a second time for one job; it was not sent.")
+            text = f"{self.label} would have to be paid a second time for one job; it was not sent."
+            raise BadAnswer(text, paid=None)  # what was sent before may have cost money
         client, patience = self._connection(), self._services.patience
         self._afford(call.usd)
         backoff, rate = Backoff(patience), 0.0 if self.planned.has_alternative else patience.rate

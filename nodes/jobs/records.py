@@ -55,8 +55,7 @@ class Records:
 
 def private_folder(folder: Path) -> None:
     """Makes the folder where there is none; nobody else on the machine may read in it."""
-    if not folder.is_dir():
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with suppress(OSError):
         if os.name != "nt" and folder.stat().st_mode & 0o077:
             folder.chmod(0o700)

@@ -88,7 +88,7 @@ def tensor_bytes(tensor: Tensor) -> int:
 def read_tensor(header: Header, key: str) -> bytes:
     """The bytes of one tensor. WeightFileError where the file changed or cannot be read."""
     tensor = header.tensors[key]
-    size = BITS[tensor.dtype] * prod(tensor.shape) // 8
+    size = tensor_bytes(tensor)
     try:
         with open(header.path, "rb") as file:
             file.seek(header.data + tensor.start)
@@ -117,9 +117,7 @@ def _size(path: Path) -> int:
 
 def _parse(text: bytes) -> tuple[dict[str, Tensor], dict[str, str], int]:
     """Tensors, metadata and the number of bytes of the weights; ValueError says what is wrong."""
-    entries = json.loads(text.decode())
-    if not isinstance(entries, dict):
-        raise ValueError("not a table of tensors")
+    entries = json.loads(text.decode())  # a table: it begins with a brace
     metadata = entries.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict):
         raise ValueError("its metadata is not a table")
@@ -176,7 +174,7 @@ def _not_safetensors(start: bytes, size: int) -> str:
     if not any(start):
         return f"nothing but zeros at its beginning, so the download never got that far: {AGAIN}"
     if _is_text(start):
-        quote = " ".join(text.decode(errors="replace").split())[:120]
+        quote = " ".join(text.decode().split())[:120]
         kind = "an error message" if text.startswith(b"{") else "a text"
         return f"{kind}, not a model: {quote!r}. Check the address, the licence and your token, and {AGAIN}"
     if size < 10:

@@ -115,7 +115,7 @@ def first_text(value: Any, depth: int = 4) -> str:
 def error_text(answer: Answer) -> str:
     body = answer.json()
     if body is None:
-        raw = answer.body[: 4 * _TEXT_LIMIT].decode("utf-8", "replace").strip()
+        raw = answer.body.decode("utf-8", "replace").strip()
         return "an HTML page" if raw.startswith("<") else first_text(raw) or "nothing"
     return first_text(body).rstrip(".") or "no explanation"
 
@@ -161,8 +161,8 @@ def asks_to_wait(seconds: float | None) -> str:
     return f", and asks to wait {in_words(seconds)}" if seconds else ""
 
 
-def refusal(answer: Answer, site: Site, paid_call: bool = True) -> ProviderError:
-    """What an answer outside 2xx means for a call that starts a job (or, with paid_call=False, prepares one)."""
+def refusal(answer: Answer, site: Site) -> ProviderError:
+    """What an answer outside 2xx means for a call that starts a job; one of 400 to 499, for any call."""
     status, text = answer.status, error_text(answer)
     said = f"{site.label} answered {status}: {text}"
     if status == 402 or (status == 403 and is_about_balance(text)):
@@ -177,8 +177,6 @@ def refusal(answer: Answer, site: Site, paid_call: bool = True) -> ProviderError
         return KeyRefused(f"{said}. Check the key at {site.keys}.")
     if 400 <= status < 500:
         return RequestRefused(f"{said}. Change the named value and run again.")
-    if not paid_call:
-        return Unavailable(f"{said}. Nothing was paid; try again later.")
     if status >= 500:
         return UnknownOutcome(f"{said}. It may have accepted the job: look at {site.billing} first.", paid=None)
     return BadAnswer(f"{said}, which is no answer to a job. Look at {site.billing} before running again.", paid=None)

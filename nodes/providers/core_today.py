@@ -105,7 +105,7 @@ def _read(answer: Answer, request: GenerationRequest, job_id: str) -> Progress |
         flags=(None,) * len(pictures),  # no flag is documented
         seed=nonzero_seed32(request.seed),
         request_id=job_id,
-        withheld=max(0, request.images - len(pictures)),
+        withheld=request.images - len(pictures),
     )
 
 
@@ -130,5 +130,5 @@ PROVIDER = Provider(
     estimate=estimate,
     parameters=PARAMETERS,
     max_images=MAX_IMAGES,
-    picture_hosts=("replicate.delivery", "api.core.today"),
+    picture_hosts=("replicate.delivery",),
 )

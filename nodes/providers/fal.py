@@ -90,18 +90,16 @@ HISTORY_PAGES = 6  # of 100 requests
 ONE_DAY = 23 * 3600.0  # seconds; what fal's history lists unless asked for more
 
 _COMMON = {
-    "steps": Parameter("renamed", "num_inference_steps", minimum=1, maximum=50, default=28),
-    "guidance": Parameter("renamed", "guidance_scale", minimum=1, maximum=20, default=4.5),
+    "steps": Parameter("renamed", "num_inference_steps", minimum=1, maximum=50),
+    "guidance": Parameter("renamed", "guidance_scale", minimum=1, maximum=20),
     "seed": Parameter("passthrough", "seed", "the lower 32 bits"),
-    "images": Parameter("renamed", "num_images", "more than 4 become several paid calls", 1, MAX_IMAGES, 1),
-    "acceleration": Parameter("passthrough", "acceleration", default="none", choices=ACCELERATIONS),
-    "safety_checker": Parameter("renamed", "enable_safety_checker", default=True),
-    "output_format": Parameter(
-        "converted", "output_format", "webp becomes png", default="jpeg", choices=("png", "jpeg", "webp")
-    ),
+    "images": Parameter("renamed", "num_images", "more than 4 become several paid calls", 1, MAX_IMAGES),
+    "acceleration": Parameter("passthrough", "acceleration", choices=ACCELERATIONS),
+    "safety_checker": Parameter("renamed", "enable_safety_checker"),
+    "output_format": Parameter("converted", "output_format", "webp becomes png", choices=("png", "jpeg", "webp")),
     "quality": Parameter("unsupported", note="fal writes JPEG at quality 95", default=95),
 }
-_SIZE = Parameter("converted", "image_size", "multiples of 16, at most 4 megapixels", 16, MAX_SIDE, "landscape_4_3")
+_SIZE = Parameter("converted", "image_size", "multiples of 16, at most 4 megapixels", 16, MAX_SIDE)
 _PROMPT = Parameter("passthrough", "prompt")
 _IMAGE = Parameter("renamed", "image_url", "sent as a data URI")
 _FOLLOWS_IMAGE = Parameter("unsupported", note="the size follows the input image")
@@ -113,11 +111,11 @@ PARAMETERS = {
         "prompt": _PROMPT,
         "image": _IMAGE,
         "loras": _LORAS,
-        "strength": Parameter("passthrough", "strength", minimum=0.01, maximum=1, default=0.95),
+        "strength": Parameter("passthrough", "strength", minimum=0.01, maximum=1),
         "width": _FOLLOWS_IMAGE,
         "height": _FOLLOWS_IMAGE,
         **_COMMON,
-        "steps": Parameter("renamed", "num_inference_steps", minimum=10, maximum=50, default=40),
+        "steps": Parameter("renamed", "num_inference_steps", minimum=10, maximum=50),
     },
     REDUX: {
         "prompt": Parameter("unsupported", note="fal's Redux takes an image and no prompt", default=""),
@@ -131,14 +129,12 @@ _OF_LORA_APP = {
     "prompt": _PROMPT,
     "loras": _LORAS,
     **_COMMON,
-    "guidance": Parameter("renamed", "guidance_scale", minimum=0, maximum=35, default=3.5),
-    "acceleration": Parameter(
-        "converted", "acceleration", "high becomes regular", default="none", choices=ACCELERATIONS
-    ),
+    "guidance": Parameter("renamed", "guidance_scale", minimum=0, maximum=35),
+    "acceleration": Parameter("converted", "acceleration", "high becomes regular", choices=ACCELERATIONS),
 }
 _WITH_IMAGE = {
     "image": _IMAGE,
-    "strength": Parameter("passthrough", "strength", minimum=0.01, maximum=1, default=0.85),
+    "strength": Parameter("passthrough", "strength", minimum=0.01, maximum=1),
     "width": _FOLLOWS_IMAGE,
     "height": _FOLLOWS_IMAGE,
 }
@@ -174,7 +170,7 @@ def plan(request: GenerationRequest) -> Plan:
         kinds = "https addresses and Hugging Face ids of LoRAs"
         loras = taken_by(SITE.label, request, is_address_or_hugging_face_id, kinds, LORA_STRENGTHS)
         payload.set("loras", [{"path": lora.path, "scale": lora.strength} for lora in loras])
-    payload.refuse_extra("mask_url", "sync_mode")
+    payload.refuse_extra("sync_mode")
     payload.merge_extra()
     return payload.plan((LORA_ENDPOINTS if with_lora else ENDPOINTS)[request.mode], payload.fields, size)
 
@@ -328,7 +324,7 @@ def _delivery(answer: Answer, request: GenerationRequest, job: Job) -> Delivery 
         seed=seed if type(seed) is int and 0 <= seed < 2**64 else seed32(request.seed),
         cost_usd=None if units is None else units * USD_PER_MEGAPIXEL[_app_of_job(job)],
         request_id=job["request_id"],
-        withheld=max(0, request.images - len(found)),
+        withheld=request.images - len(found),
     )
 
 

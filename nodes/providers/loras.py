@@ -34,8 +34,8 @@ def loras_of(text: str) -> tuple[Lora, ...]:
 
 def _lora(line: str) -> Lora:
     path, strength = line, 1.0
-    with suppress(ValueError):  # a line with one word, or whose last word is no number
-        first, last = line.rsplit(None, 1)
+    with suppress(ValueError):  # not two words, or the second is no number
+        first, last = line.split()
         strength, path = float(last), first
     if not (is_address(path) or is_hugging_face_id(path) or is_air_id(path)):
         raise RequestRefused(f"loras says “{_shown(path)}”, which is none. {_HOW_TO} Nothing was paid.")

@@ -48,26 +48,21 @@ TIMEOUT = 300.0  # seconds without a byte while it works
 
 _COMMON = {
     "prompt": Parameter("passthrough", "prompt"),
-    "steps": Parameter("renamed", "num_inference_steps", minimum=1, maximum=50, default=28),
-    "guidance": Parameter("passthrough", "guidance", "its page says 50, the model behind it takes 10", 0, 10, 3.5),
+    "steps": Parameter("renamed", "num_inference_steps", minimum=1, maximum=50),
+    "guidance": Parameter("passthrough", "guidance", "its page says 50, the model behind it takes 10", 0, 10),
     "seed": Parameter("passthrough", "seed", "the lower 32 bits"),
-    "images": Parameter("emulated", note="one paid call for each picture", minimum=1, maximum=1, default=1),
+    "images": Parameter("emulated", note="one paid call for each picture", minimum=1, maximum=1),
     "acceleration": Parameter(
-        "converted",
-        "go_fast",
-        "regular and high both mean fp8, where a seed does not repeat",
-        default="none",
-        choices=ACCELERATIONS,
+        "converted", "go_fast", "regular and high both mean fp8, where a seed does not repeat", choices=ACCELERATIONS
     ),
-    "safety_checker": Parameter("converted", "disable_safety_checker", "the opposite switch", default=True),
+    "safety_checker": Parameter("converted", "disable_safety_checker", "the opposite switch"),
     "output_format": Parameter("unsupported", note="1min.ai chooses the format itself", default="webp"),
-    "quality": Parameter("renamed", "output_quality", "of the format 1min.ai chooses", 0, 100, 80),
+    "quality": Parameter("renamed", "output_quality", "of the format 1min.ai chooses", 0, 100),
 }
 _SIZE = Parameter(
     "converted",
     "aspect_ratio, megapixels",
     "the nearest of seven ratios at 1 or 0.25 megapixels",
-    default="1:1",
 )
 _FOLLOWS_IMAGE = Parameter("unsupported", note="the size follows the input image")
 
@@ -76,7 +71,7 @@ PARAMETERS = {
     IMAGE_TO_IMAGE: {
         **_COMMON,
         "image": Parameter("renamed", "image_prompt", "uploaded as an asset"),
-        "strength": Parameter("renamed", "prompt_strength", minimum=0, maximum=1, default=0.8),
+        "strength": Parameter("renamed", "prompt_strength", minimum=0, maximum=1),
         "width": _FOLLOWS_IMAGE,
         "height": _FOLLOWS_IMAGE,
     },
@@ -134,7 +129,7 @@ def submit(plan: Plan) -> Submission:
 def _upload(image: bytes) -> Generator[Call, Answer, str]:
     def read(answer: Answer) -> str | None:
         if 400 <= answer.status < 500:
-            raise _refusal(answer, paid_call=False)
+            raise _refusal(answer)
         path = as_dict(as_dict(answer.json()).get("fileContent")).get("path") if answer.ok else None
         return path if isinstance(path, str) and path else None
 
@@ -147,11 +142,11 @@ def _upload(image: bytes) -> Generator[Call, Answer, str]:
     return (yield from poll(call, read, SITE, paid=False))
 
 
-def _refusal(answer: Answer, paid_call: bool = True) -> ProviderError:
+def _refusal(answer: Answer) -> ProviderError:
     text = error_text(answer)
-    if answer.status in (400, 403, 422) and is_about_balance(text):
+    if answer.status in (400, 422) and is_about_balance(text):
         return BalanceTooLow(f"1min.ai answered {answer.status}: {text}. Buy credits at {SITE.billing}.")
-    return refusal(answer, SITE, paid_call)
+    return refusal(answer, SITE)
 
 
 def _delivery(answer: Answer, seed: int) -> Delivery:

@@ -161,7 +161,7 @@ class PayloadBuilder:
             raise RequestRefused("Text to image takes no input image. Choose image to image, or unwire the image.")
         if ("mask" in self.table) != (request.mask is not None):
             raise RequestRefused("A mask says which part of an image is repainted: wire both, for image to image.")
-        if request.mask and png_size(request.mask) != png_size(request.image or b""):
+        if request.mask is not None and png_size(request.mask) != png_size(request.image or b""):
             raise RequestRefused("The mask has another size than the image. Give both the same size.")
         if request.loras and "loras" not in self.table:
             raise Unsupported(
@@ -243,9 +243,8 @@ class PayloadBuilder:
         )
 
     def _report_unsupported(self) -> None:
-        """An unsupported input's `default` is what the provider does anyway; any other wish is reported."""
         for name, parameter in self.table.items():
-            if parameter.how != "unsupported" or parameter.default is None:
+            if parameter.default is None:
                 continue
             if name == "quality" and self.request.output_format == "png":
                 continue  # PNG has no quality

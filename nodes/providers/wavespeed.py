@@ -71,25 +71,25 @@ NO_PICTURE = ("failed", "timeout", "cancelled", "deleted")  # states
 _COMMON = {
     "prompt": Parameter("passthrough", "prompt"),
     "steps": Parameter("unsupported", note="WaveSpeed sets the number of steps itself", default=ITS_OWN),
-    "guidance": Parameter("renamed", "guidance_scale", minimum=0, maximum=20, default=3.5),
+    "guidance": Parameter("renamed", "guidance_scale", minimum=0, maximum=20),
     "seed": Parameter("passthrough", "seed", "the lower 31 bits"),
-    "images": Parameter("emulated", note="one paid call for each picture", minimum=1, maximum=1, default=1),
+    "images": Parameter("emulated", note="one paid call for each picture", minimum=1, maximum=1),
     "acceleration": Parameter(
         "unsupported", note="WaveSpeed has no switch for it", default="none", choices=ACCELERATIONS
     ),
     "safety_checker": Parameter("unsupported", note="WaveSpeed has no switch for it", default=True),
-    "output_format": Parameter("passthrough", "output_format", default="jpeg", choices=("png", "jpeg", "webp")),
+    "output_format": Parameter("passthrough", "output_format", choices=("png", "jpeg", "webp")),
     "quality": Parameter("unsupported", note="WaveSpeed sets the quality itself", default=ITS_OWN),
     "loras": Parameter("renamed", "loras", "up to 3 https addresses or Hugging Face ids"),
 }
-_SIZE = Parameter("converted", "size", "multiples of 16", SHORTEST_SIDE, LONGEST_SIDE, "1024*1024")
+_SIZE = Parameter("converted", "size", "multiples of 16", SHORTEST_SIDE, LONGEST_SIDE)
 _SIZE_OF_IMAGE = Parameter("converted", "size", "the input image's, in multiples of 16")
 PARAMETERS = {
     TEXT_TO_IMAGE: {**_COMMON, "width": _SIZE, "height": _SIZE},
     IMAGE_TO_IMAGE: {
         **_COMMON,
         "image": Parameter("renamed", "image", "uploaded as a file"),
-        "strength": Parameter("passthrough", "strength", minimum=0, maximum=1, default=0.8),
+        "strength": Parameter("passthrough", "strength", minimum=0, maximum=1),
         "width": _SIZE_OF_IMAGE,
         "height": _SIZE_OF_IMAGE,
     },
@@ -182,7 +182,7 @@ def _upload(image: bytes) -> Generator[Call, Answer, str]:
 
     def read_ticket(answer: Answer) -> dict[str, Any] | None:
         if 400 <= answer.status < 500:
-            raise _refusal(answer, paid_call=False)
+            raise _refusal(answer)
         ticket = _data(answer) if answer.ok else {}
         put = as_dict(ticket.get("upload"))
         is_whole = isinstance(put.get("url"), str) and isinstance(ticket.get("download_url"), str)
@@ -203,11 +203,11 @@ def _upload(image: bytes) -> Generator[Call, Answer, str]:
     return str(ticket["download_url"])
 
 
-def _refusal(answer: Answer, paid_call: bool = True) -> ProviderError:
+def _refusal(answer: Answer) -> ProviderError:
     text = error_text(answer)
     if 400 <= answer.status < 500 and answer.status not in (401, 429) and is_about_balance(text):
         return BalanceTooLow(f"WaveSpeed answered {answer.status}: {text}. Top up at {SITE.billing}.")
-    refused = refusal(answer, SITE, paid_call)
+    refused = refusal(answer, SITE)
     if answer.status == 401:
         refused.args = (f"{refused} A key made before the first top-up works only after it.",)
     return refused

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import requests
 from fake_provider import API, KEY, PROVIDERS, QUEUE, QUICK, FakeServer, bomb, png
 from flux_krea.nodes.jobs import picture_files
 from flux_krea.nodes.jobs.client import Backoff, Client, Gone, NoAnswer, Patience, Stopped
@@ -39,26 +40,45 @@ def free_port():
 # Where the key goes
 
 
-def test_the_key_goes_to_the_providers_own_host(client, server):
-    assert client.pay(PAID).status == 201
+@pytest.mark.parametrize("host", ["api.fake.example", "API.fake.example", "api.fake.example:443"])
+def test_the_key_goes_to_the_providers_own_host(client, server, host):
+    assert client.pay(replace(PAID, url=f"https://{host}/jobs")).status == 201
     _, headers, _ = server.seen[0]
     assert headers["Authorization"] == f"Key {KEY}"
     assert headers["X-Forwarded-Host"] == "api.fake.example"
 
 
+def test_the_address_that_stands_in_for_a_provider_is_its_own_too(client, server):
+    assert client.pay(replace(PAID, url=f"{server.url}/jobs")).status == 201
+    _, headers, _ = server.seen[0]
+    assert headers["Authorization"] == f"Key {KEY}" and "X-Forwarded-Host" not in headers
+
+
+NOT_ITS_OWN = [
+    "https://elsewhere.example/jobs",
+    "https://api.fake.example:8443/jobs",
+    "https://api.fake.example:444/jobs",
+    "https://api.fake.example:0/jobs",
+    "https://api.fake.example:port/jobs",
+    "https://api.fake.example@elsewhere.example/jobs",
+    "https://me@api.fake.example/jobs",
+    "https://elsewhere.example\\.fake.example/jobs",
+    "https://api.fake.example/jobs\\",
+    "https://[::1/jobs",
+    "file:///etc/hosts",
+]
+
+
 @pytest.mark.parametrize(
-    "url",
+    ("base", "url"),
     [
-        "https://elsewhere.example/jobs",
-        "https://api.fake.example:8443/jobs",
-        "https://api.fake.example@elsewhere.example/jobs",
-        "https://elsewhere.example\\.fake.example/jobs",
-        "http://api.fake.example/jobs",
-        "https://[::1/jobs",
-        "file:///etc/hosts",
+        ("", "http://api.fake.example/jobs"),
+        *[("", url) for url in NOT_ITS_OWN],
+        *[("http://127.0.0.1:9", url) for url in NOT_ITS_OWN],
     ],
 )
-def test_the_key_goes_nowhere_else(url):
+def test_the_key_goes_nowhere_else(monkeypatch, base, url):
+    monkeypatch.setenv("FLUX_KREA_BASE_URL_FAKE", base)
     client = Client("fake", QUEUE, KEY, patience=QUICK)
     with pytest.raises(BadAnswer) as refusal:
         client.pay(replace(PAID, url=url))
@@ -93,7 +113,12 @@ def test_cookies_are_not_kept(client, server):
     assert "Cookie" not in server.seen[1][1]
 
 
-@pytest.mark.parametrize(("size", "is_read"), [(2**20 - 2, True), (2**20 + 1, False)])
+def test_no_answer_is_asked_for_packed(client, server):
+    client.ask(Call("GET", f"{API}/jobs"))
+    assert server.seen[0][1]["Accept-Encoding"] == "identity"
+
+
+@pytest.mark.parametrize(("size", "is_read"), [(2**20, True), (2**20 + 1, False)])
 def test_an_answer_of_more_than_a_megabyte_is_read_only_where_the_call_expects_one(client, server, size, is_read):
     body = b"[" + b" " * (size - 2) + b"]"
     server.faults["list"] = [lambda handler: handler.answer(200, body)] * 50
@@ -125,10 +150,22 @@ def test_the_key_does_not_follow_a_redirect_of_a_free_call_either(client, server
 # The paid call is sent once
 
 
-@pytest.mark.parametrize("fault", ["reset", "reset_after", "hang_after"])
-def test_a_lost_answer_to_the_paid_call_may_have_been_accepted(client, server, fault):
+def hang_up(handler):
+    handler.close_connection = True
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("reset", "connection reset"),
+        ("reset_after", "connection reset"),
+        ("hang_after", "no answer in time"),
+        (hang_up, "connection closed without an answer"),
+    ],
+)
+def test_a_lost_answer_to_the_paid_call_may_have_been_accepted(client, server, fault, reason):
     server.faults["submit"] = [fault] * 5
-    with pytest.raises(NoAnswer) as lost:
+    with pytest.raises(NoAnswer, match=f"^{reason}$") as lost:
         client.pay(PAID)
     assert lost.value.was_sent and server.count("submit") == 1
 
@@ -161,6 +198,22 @@ def test_pauses_grow_until_patience_ends_and_three_tries_are_made_in_any_case():
     assert backoff.next(10.0, asked=3.0) == 3.0 and backoff.next(10.0, asked=3600.0) is None
     hasty = Backoff(QUICK)
     assert hasty.next(0.0) is None
+
+
+@pytest.mark.parametrize(
+    ("passed", "limit", "pauses"),
+    [
+        (0.0, 3.0, [1.0, 1.0, 1.0, None]),  # the pauses alone
+        (7.0, 8.0, [1.0, 1.0, 1.0]),
+        (7.5, 8.0, [1.0, 1.0, None]),
+        (500.0, 8.0, [1.0, 1.0, None]),  # one call that hung
+    ],
+)
+def test_patience_is_for_the_pauses_and_for_what_the_calls_take(monkeypatch, passed, limit, pauses):
+    monkeypatch.setattr("time.monotonic", lambda: 1000.0)
+    backoff = Backoff(Patience(first_pause=1.0, longest_pause=1.0))
+    monkeypatch.setattr("time.monotonic", lambda: 1000.0 + passed)
+    assert [backoff.next(limit) for _ in pauses] == pauses
 
 
 def test_a_free_call_nobody_waits_for_is_not_repeated(client, server):
@@ -227,6 +280,25 @@ def test_an_endless_answer_to_the_paid_call_may_have_been_accepted(client, serve
     assert lost.value.was_sent
 
 
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (requests.exceptions.ProxyError(f"http://me:{KEY}@proxy"), "the proxy cannot be reached"),
+        (requests.exceptions.SSLError(f"https://{KEY}"), r"no safe connection \(TLS\)"),
+        (OSError(f"[Errno 11001] getaddrinfo failed for {KEY}"), "unknown host"),
+        (requests.exceptions.ChunkedEncodingError(KEY), r"the connection failed \(ChunkedEncodingError\)"),
+    ],
+)
+def test_a_fault_is_said_in_words_of_our_own(client, monkeypatch, error, reason):
+    def fail(*arguments, **values):
+        raise error
+
+    monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", fail)
+    with pytest.raises(NoAnswer, match=f"^{reason}$") as failure:
+        client.pay(PAID)
+    assert failure.value.was_sent is False
+
+
 # Free calls are repeated
 
 
@@ -234,6 +306,36 @@ def test_an_endless_answer_to_the_paid_call_may_have_been_accepted(client, serve
 def test_a_passing_fault_of_a_free_call_is_not_noticed(client, server, fault):
     server.faults["list"] = [fault, fault]
     assert client.ask(Call("GET", f"{API}/jobs")).status == 200
+
+
+def asking_to_wait(status, seconds):
+    return lambda handler: handler.answer(status, {}, headers=[("Retry-After", seconds)])
+
+
+@pytest.mark.parametrize(
+    ("faults", "pauses", "status"),
+    [
+        (["reset", 503, "reset"], [0.02, 0.04, 0.08], 200),
+        ([asking_to_wait(503, "0.3"), 502], [0.3, 0.04], 200),
+        ([asking_to_wait(429, "0.7")], [0.7], 200),  # for a rate there is more patience than for a fault
+        ([asking_to_wait(503, "0.7")], [], 503),
+        ([asking_to_wait(429, "0.9")], [], 429),
+        ([418], [], 418),
+    ],
+)
+def test_a_free_call_is_repeated_after_pauses_that_grow_and_as_it_is_asked(client, server, faults, pauses, status):
+    waited, stop = [], threading.Event()
+    stop.wait = waited.append
+    server.faults["list"] = faults
+    assert client.ask(Call("GET", f"{API}/jobs"), stop).status == status
+    assert waited == pauses and server.count("list") == len(pauses) + 1
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_who_wants_every_answer_gets_it_at_once_and_still_a_repetition_where_none_came(client, server, status):
+    server.faults["list"] = ["reset", status]
+    assert client.ask(Call("GET", f"{API}/jobs"), repeat_statuses=False).status == status
+    assert server.count("list") == 2
 
 
 def test_a_hanging_free_call_is_repeated(client, server):
@@ -307,7 +409,7 @@ def test_a_picture_lands_on_disk_complete_and_measured(client, server, tmp_path)
     assert "Authorization" not in server.seen[0][1]
 
 
-@pytest.mark.parametrize("fault", [half, silently_half, 500, 429, 404, "reset"])
+@pytest.mark.parametrize("fault", [half, silently_half, 408, 425, 429, 500, 502, 404, "reset"])
 def test_a_passing_fault_of_a_download_is_not_noticed(client, server, tmp_path, fault):
     server.faults["picture"] = [fault]
     assert client.download(PICTURE, tmp_path, "a").read() == png()
@@ -398,24 +500,37 @@ def test_a_picture_never_comes_over_plain_http_from_elsewhere(client, server, tm
     assert other.seen == []
 
 
-def test_redirects_in_a_circle_end(client, server, tmp_path):
-    server.faults["picture"] = [lambda handler: handler.answer(302, b"", headers=[("Location", PICTURE)])] * 50
-    with pytest.raises(BadAnswer, match="redirected"):
-        client.download(PICTURE, tmp_path, "a")
+def redirect(url):
+    return lambda handler: handler.answer(302, b"", headers=[("Location", url)])
 
 
-def test_a_providers_own_host_gets_the_key_for_a_picture_when_it_asks(client, server, tmp_path):
-    server.faults["picture"] = [403]
-    client.download(PICTURE, tmp_path, "a")
+def test_three_redirects_are_followed_and_a_circle_ends(client, server, tmp_path):
+    server.faults["picture"] = [redirect(PICTURE)] * 3
+    assert client.download(PICTURE, tmp_path, "a").read() == png()
+    server.faults["picture"] = [redirect(PICTURE)] * 4
+    with pytest.raises(BadAnswer, match="redirected more than 3 times") as refusal:
+        client.download(PICTURE, tmp_path, "b")
+    assert refusal.value.paid is True and server.count("picture") == 8
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("is_named_by_base", [True, False])
+def test_a_providers_own_host_gets_the_key_for_a_picture_when_it_asks(
+    client, server, tmp_path, status, is_named_by_base
+):
+    server.faults["picture"] = [status]
+    client.download(f"{server.url}/pictures/a.png" if is_named_by_base else PICTURE, tmp_path, "a")
     assert ["Authorization" in headers for _, headers, _ in server.seen] == [False, True]
 
 
 def test_a_picture_as_text_is_stored_and_damaged_text_refused(client, tmp_path):
     text = "data:image/webp;base64," + base64.b64encode(png()).decode()
     assert client.download(text, tmp_path, "a").path.endswith("a.png")
-    for broken in (text[:60], text[:-30], "data:image/png,abc", text + "*"):
-        with pytest.raises(BadAnswer):
+    cut_off = "data:image/png;base64," + base64.b64encode(png()[:-20]).decode()
+    for broken in (text[:60], text[:-30], "data:image/png,abc", text + "*", cut_off):
+        with pytest.raises(BadAnswer) as refusal:
             client.download(broken, tmp_path, "b")
+        assert refusal.value.paid is True
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
@@ -433,10 +548,15 @@ def test_threads_can_download_side_by_side(server, monkeypatch, tmp_path):
     assert len(list(tmp_path.glob("*.png"))) == 8
 
 
-@pytest.mark.parametrize(
-    "text, fault, pause", [("2", 2.0, 0.25), ("", 30.0, 8.0), ("soon", 30.0, 8.0), ("-1", 30.0, 8.0)]
-)
-def test_patience_can_be_shortened_by_the_servers_environment_only(monkeypatch, text, fault, pause):
+@pytest.mark.parametrize(("text", "longest", "pause"), [("2", 2.0, 0.25), (" 0.8 ", 0.8, 0.1)])
+def test_patience_can_be_shortened_by_the_servers_environment_only(monkeypatch, text, longest, pause):
     monkeypatch.setenv("FLUX_KREA_PATIENCE_SECONDS", text)
-    patience = Patience.of_operator()
-    assert (patience.fault, patience.longest_pause) == (fault, pause)
+    assert Patience.of_operator() == Patience(
+        *[longest] * 7, between_polls=pause, first_pause=pause, longest_pause=pause
+    )
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-1", "0", "nan", "inf", "1e9"])
+def test_what_shortens_nothing_leaves_the_packs_own_patience(monkeypatch, text):
+    monkeypatch.setenv("FLUX_KREA_PATIENCE_SECONDS", text)
+    assert Patience.of_operator() == Patience()

@@ -4,10 +4,12 @@ import socket
 import threading
 from contextlib import suppress
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from fake_provider import API, KEY, QUEUE, QUICK, FakeServer, png
 from flux_krea.nodes.jobs.client import Client, NoAnswer
+from flux_krea.nodes.jobs.deadlines import Deadline
 from flux_krea.nodes.providers.contract import Call, Unavailable
 
 PAID = Call("POST", f"{API}/jobs", json={"n": 1}, paid=True)
@@ -21,7 +23,7 @@ class Trickle:
     def __init__(self, head: bytes, piece: bytes, reads: bool = True):
         self.head, self.piece, self.reads = head, piece, reads
         self.stopped = threading.Event()
-        self.hung_up = threading.Event()
+        self.hung_up = threading.Event()  # the client did, before the last piece
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.port = self.socket.getsockname()[1]
         threading.Thread(target=self.accept, daemon=True).start()
@@ -83,10 +85,11 @@ PHASES = {
 
 @pytest.mark.parametrize("phase", PHASES)
 def test_every_phase_of_an_answer_meets_the_deadline(trickle, monkeypatch, phase):
-    client = client_of(f"http://127.0.0.1:{trickle(*PHASES[phase]).port}", monkeypatch)
+    server = trickle(*PHASES[phase])
+    client = client_of(f"http://127.0.0.1:{server.port}", monkeypatch)
     with pytest.raises(NoAnswer, match="too slowly") as lost:
         client.pay(PAID)
-    assert lost.value.was_sent
+    assert lost.value.was_sent and server.hung_up.wait(10)
     with pytest.raises(Unavailable, match="too slowly"):
         client.ask(Call("GET", f"{API}/jobs"))
     client.close()
@@ -94,17 +97,18 @@ def test_every_phase_of_an_answer_meets_the_deadline(trickle, monkeypatch, phase
 
 @pytest.mark.parametrize("phase", PHASES)
 def test_every_phase_of_a_picture_meets_the_deadline(trickle, monkeypatch, tmp_path, phase):
-    client = client_of(f"http://127.0.0.1:{trickle(*PHASES[phase]).port}", monkeypatch)
+    server = trickle(*PHASES[phase])
+    client = client_of(f"http://127.0.0.1:{server.port}", monkeypatch)
     with pytest.raises(Unavailable, match="too slowly"):
         client.download(f"{API}/pictures/a.png", tmp_path, "a")
-    assert list(tmp_path.iterdir()) == []
+    assert server.hung_up.wait(10) and list(tmp_path.iterdir()) == []
 
 
 def test_a_handshake_that_trickles_meets_the_deadline_and_nothing_was_sent(trickle, monkeypatch):
     server = trickle(b"\x16\x03\x03\x40\x00", b"\x02", reads=False)
     with pytest.raises(NoAnswer, match="too slowly") as failure:
         client_of(f"https://127.0.0.1:{server.port}", monkeypatch).pay(PAID)
-    assert not failure.value.was_sent
+    assert not failure.value.was_sent and server.hung_up.wait(10)
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
@@ -116,23 +120,31 @@ def test_a_proxy_that_trickles_meets_the_deadline(trickle, monkeypatch, scheme):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(NoAnswer, match="too slowly") as failure:
         client_of(f"{scheme}://fake.invalid", monkeypatch).pay(PAID)
-    assert failure.value.was_sent == (scheme == "http")
+    assert failure.value.was_sent == (scheme == "http") and proxy.hung_up.wait(10)
 
 
-def test_no_further_address_of_a_host_is_tried_after_the_deadline(monkeypatch):
-    """A name can have hundreds of addresses where nobody answers; each may take as long as a connection may."""
-    tried = []
+@pytest.fixture
+def full():
+    """The port of a server where nobody is let in: its queue is full."""
     full = socket.socket()
     full.bind(("127.0.0.1", 0))
     full.listen(0)
-    waiting = [socket.socket() for _ in range(4)]  # fill its queue: nobody else is let in
+    waiting = [socket.socket() for _ in range(4)]
     for each in waiting:
         each.setblocking(False)
         each.connect_ex(full.getsockname())
+    yield full.getsockname()[1]
+    for each in (*waiting, full):
+        each.close()
+
+
+def test_no_further_address_of_a_host_is_tried_after_the_deadline(monkeypatch, full):
+    """A name can have hundreds of addresses where nobody answers; each may take as long as a connection may."""
+    tried = []
     resolve = socket.getaddrinfo
 
     def many(host, port, *rest, **more):
-        found = resolve("127.0.0.1", full.getsockname()[1], socket.AF_INET, socket.SOCK_STREAM)
+        found = resolve("127.0.0.1", full, socket.AF_INET, socket.SOCK_STREAM)
         tried.append(host)
         return found[:1] * 200
 
@@ -140,9 +152,25 @@ def test_no_further_address_of_a_host_is_tried_after_the_deadline(monkeypatch):
     patience = replace(SHORT, connect=0.15)
     with pytest.raises(NoAnswer, match="too slowly") as failure:
         client_of("http://many.invalid", monkeypatch, patience).pay(PAID)
-    for each in (*waiting, full):
-        each.close()
     assert not failure.value.was_sent and tried
+
+
+@pytest.mark.parametrize(("connect", "silence"), [(0.1, 5.0), (5.0, 0.1)])
+def test_a_host_that_lets_nobody_in_is_given_up_after_the_shorter_of_two_limits(monkeypatch, full, connect, silence):
+    client = client_of(f"http://127.0.0.1:{full}", monkeypatch, replace(SHORT, connect=connect, whole_answer=2))
+    with pytest.raises(NoAnswer, match="no connection in time") as failure:
+        client.pay(replace(PAID, timeout=silence))
+    assert not failure.value.was_sent
+
+
+@pytest.mark.parametrize(("of_patience", "of_the_call"), [(0.1, 5.0), (5.0, 0.1)])
+def test_silence_is_given_up_after_the_shorter_of_two_limits(monkeypatch, of_patience, of_the_call):
+    server = FakeServer()
+    server.faults["submit"] = ["hang"]
+    client = client_of(server.url, monkeypatch, replace(SHORT, silence=of_patience, whole_answer=2))
+    with pytest.raises(NoAnswer, match="no answer in time"):
+        client.pay(replace(PAID, timeout=of_the_call))
+    server.stop()
 
 
 def test_what_came_in_time_is_not_disturbed_and_connections_are_kept(monkeypatch):
@@ -183,6 +211,26 @@ def test_a_connection_the_server_closes_is_let_go_of(monkeypatch, trickle):
     client.close()
     assert client._deadline._lines == []
     server.stop()
+
+
+def test_a_connection_that_is_still_in_use_ends_with_its_client():
+    ours, theirs = socket.socketpair()
+    deadline = Deadline()
+    deadline.watch(SimpleNamespace(sock=ours), ours)
+    ours.close()
+    theirs.setblocking(False)
+    with pytest.raises(BlockingIOError):  # the second handle keeps it open
+        theirs.recv(1)
+    deadline.close()
+    theirs.setblocking(True)
+    assert theirs.recv(1) == b""
+    theirs.close()
+
+
+def test_an_exchange_under_way_does_not_keep_the_process_from_ending():
+    before = set(threading.enumerate())
+    with Deadline().within(60):
+        assert all(thread.daemon for thread in set(threading.enumerate()) - before)
 
 
 GARBAGE = [

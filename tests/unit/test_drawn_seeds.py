@@ -91,6 +91,7 @@ def test_a_picture_whose_address_is_gone_stands_in_no_new_seeds_way_and_is_kept_
     server.faults["picture"] = [404] * 1000
     with pytest.raises(ProviderError, match="no longer to be had") as gone:
         jobs.start("fake", asked(seed)).result(60)
+    assert gone.value.paid is True and jobs.spent_today() == 0.05
     assert "kept" not in str(gone.value) and "Run again with the same settings" not in str(gone.value)
     server.faults.clear()
     assert start(jobs, "third").result(60).pictures

@@ -5,6 +5,7 @@ import os
 
 import miniature
 import pytest
+from flux_krea.nodes.model_files.header import LONGEST_HEADER, Tensor, read_header, read_tensor, tensor_bytes
 from flux_krea.nodes.model_files.weights import WeightFileError, inspect
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,7 +18,19 @@ def message(path):
     return str(caught.value)
 
 
+PICKLE = (
+    "a PyTorch pickle (.ckpt, .pt, .bin), which can run code while it loads: "
+    "use the .safetensors file of the same model"
+)
+DAMAGED = "not a safetensors file, or a damaged one: download it again"
+ADVICE = "Check the address, the licence and your token, and download it again"
 GOOD = miniature.header_of({"x": ("F32", (4,))}) + bytes(16)
+
+
+def header_of_length(length):
+    """The first eight bytes of a file."""
+    return length.to_bytes(8, "little")
+
 
 NOT_SAFETENSORS = [
     ("an empty file", b"", "an empty file (0 bytes), the download never began: download it again"),
@@ -36,13 +49,12 @@ NOT_SAFETENSORS = [
     (
         "a JSON error",
         b'{"error": "Access to model is restricted"}',
-        """an error message, not a model: '{"error": "Access to model is restricted"}'. """
-        "Check the address, the licence and your token, and download it again",
+        f"""an error message, not a model: '{{"error": "Access to model is restricted"}}'. {ADVICE}""",
     ),
     (
         "a plain answer",
         b"Entry not found",
-        "a text, not a model: 'Entry not found'. Check the address, the licence and your token, and download it again",
+        f"a text, not a model: 'Entry not found'. {ADVICE}",
     ),
     (
         "a Git LFS pointer",
@@ -50,35 +62,48 @@ NOT_SAFETENSORS = [
         "a Git LFS pointer, not the model (76 bytes; the real file has 23,802,932,552 bytes): run git lfs pull",
     ),
     (
+        "a Git LFS pointer without a size",
+        b"version https://git-lfs.github.com/spec/v1\n",
+        "a Git LFS pointer, not the model (43 bytes): run git lfs pull",
+    ),
+    (
         "a GGUF file",
         b"GGUF\x03\x00\x00\x00" + bytes(64),
         "a GGUF file, which has loaders of its own: load it with the Unet Loader (GGUF) node of ComfyUI-GGUF "
         "and connect its MODEL to Krea Sampler",
     ),
-    (
-        "a pickle",
-        b"\x80\x02}q\x00(X\x05\x00\x00\x00state" + bytes(64),
-        "a PyTorch pickle (.ckpt, .pt, .bin), which can run code while it loads: "
-        "use the .safetensors file of the same model",
+    ("a pickle", b"\x80\x02}q\x00(X\x05\x00\x00\x00state" + bytes(64), PICKLE),
+    ("a zipped pickle", b"PK\x03\x04" + bytes(26) + b"archive/data.pkl" + bytes(64), PICKLE),
+    *(
+        (f"a zipped pickle that is known by its {mark.decode()}", b"PK\x03\x04" + bytes(26) + mark, PICKLE)
+        for mark in (b"other/data.pkl", b"archive/version")
     ),
-    (
-        "a zipped pickle",
-        b"PK\x03\x04" + bytes(26) + b"archive/data.pkl" + bytes(64),
-        "a PyTorch pickle (.ckpt, .pt, .bin), which can run code while it loads: "
-        "use the .safetensors file of the same model",
-    ),
+    *((f"a pickle of protocol {number}", bytes((0x80, number)) + bytes(64), PICKLE) for number in (2, 3, 4, 5)),
+    ("what only begins like a pickle", b"\x80\x06" + bytes(64), DAMAGED),
+    ("what only goes on like a pickle", b"\x81\x02" + bytes(64), DAMAGED),
     (
         "a zip archive",
         b"PK\x03\x04" + bytes(26) + b"readme.md" + bytes(64),
         "a zip archive: unpack it and use the .safetensors file inside",
     ),
-    ("a gzip archive", b"\x1f\x8b\x08" + bytes(64), "an archive: unpack it and use the .safetensors file inside"),
+    *(
+        (f"a {name} archive", start + bytes(64), "an archive: unpack it and use the .safetensors file inside")
+        for name, start in (("gzip", b"\x1f\x8b\x08"), ("7-Zip", b"7z\xbc\xaf\x27\x1c"), ("RAR", b"Rar!\x1a\x07"))
+    ),
     (
         "reserved space",
         bytes(4096),
         "nothing but zeros at its beginning, so the download never got that far: download it again",
     ),
-    ("random bytes", bytes(range(128, 256)) * 9, "not a safetensors file, or a damaged one: download it again"),
+    ("random bytes", bytes(range(128, 256)) * 9, DAMAGED),
+    ("nine bytes", b"\xff" * 9, "cut off after 9 bytes: download it again"),
+    ("ten bytes", b"\xff" * 10, DAMAGED),
+    ("eight letters", b"Entry no", "cut off after 8 bytes: download it again"),
+    ("nine letters", b"Entry not", f"a text, not a model: 'Entry not'. {ADVICE}"),
+    ("every sign that a text can have", b" ~\t\r\n" * 2, f"a text, not a model: '~ ~'. {ADVICE}"),
+    ("a text with a sign that texts do not have", b"Entry not\x7f", DAMAGED),
+    ("a text with another", b"Entry not\x1f", DAMAGED),
+    ("a long text", b"n" * 400, f"a text, not a model: {'n' * 120!r}. {ADVICE}"),
     ("a few bytes", GOOD[:7], "cut off after 7 bytes: download it again"),
     ("half a header", GOOD[:40], "cut off after 40 bytes, within its header: download it again"),
     ("half its weights", GOOD[:-8], f"cut off: {len(GOOD) - 8} of {len(GOOD)} bytes (92.9 %): download it again"),
@@ -89,6 +114,14 @@ NOT_SAFETENSORS = [
         "as after a download resumed at the wrong place: download it again",
     ),
     ("no tensors", miniature.header_of({}), "it holds no weights at all: download it again"),
+    ("the shortest header", header_of_length(2) + b"{}", "it holds no weights at all: download it again"),
+    ("a header that is too short", header_of_length(1) + b"{}", DAMAGED),
+    (
+        "the longest header that may be, cut off",
+        header_of_length(LONGEST_HEADER) + b"{}",
+        "cut off after 10 bytes, within its header: download it again",
+    ),
+    ("a header that is longer", header_of_length(LONGEST_HEADER + 1) + b"{}", DAMAGED),
 ]
 
 
@@ -101,6 +134,12 @@ def test_what_is_no_safetensors_file_is_named_with_what_to_do(tmp_path, content,
     assert message(path) == f"flux1-krea-dev.safetensors: {sentence}"
 
 
+def entry(dtype, shape, place, name="x"):
+    return f'{{"{name}":{{"dtype":{dtype},"shape":{shape},"data_offsets":{place}}}}}'.encode()
+
+
+TWICE = entry('"U8"', "[8]", "[0,8]")[:-1] + b"," + entry('"U8"', "[8]", "[0,8]", "y")[1:]
+
 DAMAGED_HEADERS = [
     ("no JSON", b"{'x': 1}", "Expecting property name"),
     ("no UTF-8", b'{"\xff": 1}', "can't decode"),
@@ -112,6 +151,18 @@ DAMAGED_HEADERS = [
     ("a size that is wrong", b'{"x":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}', "x does not have the size"),
     ("a gap", b'{"x":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}', "overlap or leave gaps"),
     ("metadata that is none", b'{"__metadata__":3}', "its metadata is not a table"),
+    ("a number for a dtype", entry("3", "[1]", "[0,8]"), "x has no proper dtype"),
+    ("a number for a shape", entry('"F32"', "1", "[0,4]"), "x has no proper dtype"),
+    ("a table for a shape", entry('"F32"', "{}", "[0,4]"), "x has no proper dtype"),
+    ("a negative place", entry('"F32"', "[1]", "[-4,0]"), "x has no proper dtype"),
+    ("a true place", entry('"X9"', "[1]", "[0,true]"), "x has no proper dtype"),
+    ("a side no file can have", entry('"X9"', f"[{2**63}]", "[0,8]"), "x has no proper dtype"),
+    ("three places", entry('"F32"', "[1]", "[0,4,8]"), "x has no dtype, shape or place"),
+    ("an end before its start", entry('"X9"', "[1]", "[8,0]"), "x does not have the size"),
+    ("two tensors in one place", TWICE, "overlap or leave gaps"),
+    ("a long name without a shape", b'{"%s":4}' % (b"x" * 90), f"({'x' * 80} has no dtype, shape or place)"),
+    ("a long name with a bad one", entry("3", "[1]", "[0,8]", "x" * 90), f"({'x' * 80} has no proper dtype"),
+    ("a long name of another size", entry('"F32"', "[1]", "[0,8]", "x" * 90), f"({'x' * 80} does not have the size"),
 ]
 
 
@@ -124,6 +175,55 @@ def test_a_damaged_header_is_refused_with_the_reason(tmp_path, text, reason):
     sentence = message(path)
     assert sentence.startswith("x.safetensors: its header is damaged (") and reason in sentence
     assert sentence.endswith("): download it again")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "size"),
+    [
+        ("F4", (2, 3), 3),
+        ("F6_E2M3", (4,), 3),
+        ("F6_E3M2", (4,), 3),
+        *((dtype, (3,), 3) for dtype in ("F8_E4M3", "F8_E5M2", "F8_E8M0", "BOOL", "U8", "I8")),
+        *((dtype, (3,), 6) for dtype in ("F16", "BF16", "U16", "I16")),
+        *((dtype, (3,), 12) for dtype in ("F32", "U32", "I32")),
+        *((dtype, (3,), 24) for dtype in ("F64", "U64", "I64", "C64")),
+        ("F32", (), 4),
+        ("F32", (5, 0), 0),
+    ],
+)
+def test_a_tensor_has_the_bytes_that_its_dtype_and_shape_ask_for(tmp_path, dtype, shape, size):
+    path = tmp_path / "x"
+    for place, content in (((0, size), bytes(size)), ((0, size + 1), bytes(size + 1))):
+        text = json.dumps({"x": {"dtype": dtype, "shape": shape, "data_offsets": place}}).encode()
+        path.write_bytes(header_of_length(len(text)) + text + content)
+        if len(content) == size:
+            assert tensor_bytes(read_header(path).tensors["x"]) == size
+        else:
+            with pytest.raises(WeightFileError, match="does not have the size"):
+                read_header(path)
+
+
+def test_a_dtype_of_the_future_has_any_size_and_counts_a_byte_a_value(tmp_path):
+    for side in (4, 2**63 - 1):
+        text = entry('"X9"', f"[{side}]", "[0,24]")
+        (tmp_path / "x").write_bytes(header_of_length(len(text)) + text + bytes(24))
+        tensor = read_header(tmp_path / "x").tensors["x"]
+        assert tensor == Tensor("X9", (side,)) and tensor_bytes(tensor) == side
+
+
+def test_a_tensor_is_read_from_its_place_and_not_from_a_file_that_was_cut_off_since(tmp_path):
+    text = b'{"x":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"y":{"dtype":"U16","shape":[2],"data_offsets":[2,6]}}'
+    path = tmp_path / "x"
+    path.write_bytes(header_of_length(len(text)) + text + b"abcdef")
+    header = read_header(path)
+    assert (read_tensor(header, "x"), read_tensor(header, "y")) == (b"ab", b"cdef")
+    os.truncate(path, header.bytes - 1)
+    assert read_tensor(header, "x") == b"ab"
+    with pytest.raises(WeightFileError, match="^x: cut off within y: download it again"):
+        read_tensor(header, "y")
+    path.unlink()
+    with pytest.raises(WeightFileError, match="^x: it cannot be read: No such file"):
+        read_tensor(header, "x")
 
 
 def test_a_broken_link_is_named_with_what_it_points_to(tmp_path):

@@ -5,6 +5,7 @@ import struct
 import tracemalloc
 import zlib
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 from fake_provider import asked, png
@@ -72,6 +73,10 @@ def test_a_bomb_in_a_chunk_beside_the_picture_stays_packed(tmp_path, extra_name)
     tracemalloc.stop()
 
 
+def as_text(content):
+    return "data:image/png;base64," + base64.b64encode(content).decode()
+
+
 HOSTILE = {
     "webp that claims 16383 squared": b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0\x10\0\0\0\xfe\x3f\0\xfe\x3f\0",
     "webp without a frame": b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0\x10\0\0\0\x08\0\0\x08\0\0" + b"\0" * 8,
@@ -120,15 +125,159 @@ def test_no_byte_turned_over_makes_anything_but_a_sentence(tmp_path, kind):
         assert 0 < picture.width <= MAX_SIDE and 0 < picture.height <= MAX_SIDE
 
 
-@pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
-def test_a_picture_that_is_cut_off_is_incomplete_and_a_whole_one_is_not(tmp_path, kind):
+@pytest.mark.parametrize("kind, least", [("png", 20), ("jpeg", 1), ("webp", 1)])
+def test_a_picture_that_is_cut_off_is_incomplete_and_a_whole_one_is_not(tmp_path, kind, least):
     noise = Image.effect_noise((512, 512), 90)  # more than 64 kB, so that every byte of a length counts
     noise.convert("RGB").save(tmp_path / f"noise.{kind}", quality=100)
     content, folder = (tmp_path / f"noise.{kind}").read_bytes(), tmp_path / "pictures"
-    for missing in (20, 300, 2**16):
+    for missing in (least, 20, 300, 2**16):
         with pytest.raises(picture_files.Incomplete):
             picture_files.store([content[:-missing]], folder, "a")
     assert picture_files.store([content], folder, "a").width == 512
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
+def test_a_picture_that_was_damaged_on_the_disk_since_counts_as_none(tmp_path, kind):
+    picture = picture_files.store([whole(kind, tmp_path)], tmp_path / "pictures", "a")
+    assert picture_files.stored(tmp_path / "pictures", "a") == picture
+    path = Path(picture.path)
+    path.write_bytes(path.read_bytes()[:-40])
+    assert picture_files.stored(tmp_path / "pictures", "a") is None
+
+
+def test_the_end_of_a_jpegs_own_thumbnail_is_not_taken_for_its_end(tmp_path):
+    content = b"\xff\xd8\xff\xe0" + b"\xff\xd9" + bytes(10_000)
+    with pytest.raises(picture_files.Incomplete):
+        picture_files.store([content], tmp_path, "a")
+
+
+@pytest.mark.parametrize("size, most", [((MAX_SIDE, 1), MAX_PIXELS), ((8192, 8192), MAX_PIXELS), ((8, 4), 32)])
+def test_a_picture_exactly_as_large_as_it_may_be_is_taken(tmp_path, size, most):
+    picture = picture_files.store([claiming(*size)], tmp_path, "a", most_pixels=most)
+    assert (picture.width, picture.height) == size
+
+
+@pytest.mark.parametrize("most, is_of_asked", [(MAX_PIXELS, False), (MAX_PIXELS - 1, True)])
+def test_only_a_limit_that_comes_from_what_was_asked_is_said_to(tmp_path, most, is_of_asked):
+    with pytest.raises(TooLarge, match="8193×8192 pixels; more than .* are refused") as refusal:
+        picture_files.store([claiming(8193, 8192)], tmp_path, "a", most_pixels=most)
+    assert (" megapixels, four times what was asked for, are" in str(refusal.value)) is is_of_asked
+
+
+@pytest.mark.parametrize("size", [1, 7, 20, 31, 32, 33, 1000])
+def test_a_picture_may_come_in_pieces_of_any_size(tmp_path, size):
+    content, folder = png(), tmp_path / "not" / "there yet"
+    pieces = [content[place : place + size] for place in range(0, len(content), size)]
+    assert picture_files.store(pieces, folder, "a", len(content)).read() == content
+
+
+@pytest.mark.parametrize("size", [1, 20, 32, 500])
+def test_what_begins_like_no_picture_is_not_read_to_its_end(tmp_path, size):
+    def pieces():
+        for _ in range(33):
+            yield b"x" * size
+        raise AssertionError("it was read on")
+
+    with pytest.raises(BadAnswer, match="unknown content"):
+        picture_files.store(pieces(), tmp_path, "a")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_as_many_bytes_as_may_be_are_taken_and_one_more_refused(tmp_path, monkeypatch):
+    content = png()
+    monkeypatch.setattr(picture_files, "MAX_BYTES", len(content))
+    assert picture_files.store([content], tmp_path, "a", len(content)).width == 8
+    with pytest.raises(BadAnswer, match="larger than") as refusal:
+        picture_files.store([content, b"x"], tmp_path, "b")
+    assert refusal.value.paid is True
+    with pytest.raises(BadAnswer, match="larger than"):
+        picture_files.store(iter(lambda: pytest.fail("it was read"), None), tmp_path, "b", len(content) + 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_a_picture_of_fewer_bytes_than_announced_is_incomplete(tmp_path):
+    with pytest.raises(picture_files.Incomplete):
+        picture_files.store([png()], tmp_path, "a", len(png()) + 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("most, longest", [(9, 9), (10, 12), (11, 12), (12, 12)])
+def test_text_for_as_many_bytes_as_may_be_is_decoded_and_longer_text_is_not(monkeypatch, most, longest):
+    monkeypatch.setattr(picture_files, "MAX_BYTES", most)
+    assert picture_files.data_url_bytes(as_text(bytes(longest))) == bytes(longest)
+    with pytest.raises(BadAnswer, match="larger than") as refusal:
+        picture_files.data_url_bytes(as_text(bytes(longest + 1)))
+    assert refusal.value.paid is True
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("data:image/png,iVBO", "in a form that is not base64"),
+        ("data:image/png;base64", "in a form that is not base64"),
+        ("data:image/png;base64,iVB", "not valid base64"),
+        ("data:image/png;base64,iV*O", "not valid base64"),
+        ("data:image/png;base64,iVBé", "not valid base64"),
+    ],
+)
+def test_text_that_is_no_picture_was_paid_all_the_same(text, words):
+    with pytest.raises(BadAnswer, match=words) as refusal:
+        picture_files.data_url_bytes(text)
+    assert refusal.value.paid is True
+
+
+def test_text_that_nobody_can_encode_is_kept_and_refused_every_time(tmp_path):
+    folder = tmp_path / "not" / "there yet"
+    picture_files.keep_unreadable("data:\ud83d", folder, "a", "It is damaged.")
+    (kept,) = folder.iterdir()
+    assert kept.read_text() == "It is damaged.\ndata:?"
+    for _ in range(2):
+        with pytest.raises(BadAnswer) as refusal:
+            picture_files.refuse_again(folder, "a", MAX_PIXELS)
+        assert str(refusal.value).startswith(f"It is damaged. What came is kept as {kept}. No run can collect it.")
+        assert refusal.value.paid is True
+    picture_files.refuse_again(folder, "b", MAX_PIXELS)
+
+
+@pytest.mark.parametrize(
+    "head, name",
+    [
+        (b"\x89PNG\r\n\x1a\n", "png"),
+        (b"\xff\xd8\xff", "jpg"),
+        (b"RIFF\x16\0\0\0WEBPVP8X", "webp"),
+        (b"\0\0\0\x1cftypavif", "avif"),
+        (b"\0\0\0\x1cftypavis", "avif"),
+        (b"\0\0\0\x1cftypmif1", "avif"),
+        (b"GIF87a\x08\0", "gif"),
+        (b"GIF89a\x08\0", "gif"),
+        (b"RIFF\x16\0\0\0WAVEfmt ", None),
+        (b"FORM\x16\0\0\0WEBPVP8X", None),
+        (b"\0\0\0\x1cftypheic", None),
+        (b"\0\0\0\x1cmoovavif", None),
+        (b"GIF88a\x08\0", None),
+        (b"", None),
+    ],
+)
+def test_the_format_is_told_by_the_first_bytes(head, name):
+    assert picture_files.format_of(head) == name
+
+
+@pytest.mark.parametrize(
+    "content, found",
+    [
+        (b"", "an empty file"),
+        (b" \n<!DOCTYPE html>", "a web page"),
+        (b"<HTML>", "a web page"),
+        (b'{"detail": "gone"}', "JSON"),
+        (b" []", "JSON"),
+        (b"Entry not found", "unknown content (it begins with 456e747279206e6f)"),
+    ],
+)
+def test_what_came_instead_of_a_picture_is_named_and_was_paid(tmp_path, content, found):
+    with pytest.raises(BadAnswer) as refusal:
+        picture_files.store([content], tmp_path, "a")
+    assert str(refusal.value) == f"The provider sent {found} where the picture should be."
+    assert refusal.value.paid is True
 
 
 def test_what_pillow_raises_on_an_avif_is_a_sentence(tmp_path, monkeypatch):
@@ -181,10 +330,6 @@ def test_a_picture_far_larger_than_asked_is_refused_kept_and_taken_when_it_is_ri
     server.picture = png(1024, 1024)
     assert jobs.start("fake", asked()).result(20).pictures[0].width == 1024
     assert server.paid == 1 and not kept.exists()
-
-
-def as_text(content):
-    return "data:image/png;base64," + base64.b64encode(content).decode()
 
 
 def test_a_picture_as_text_that_is_too_large_is_kept_and_refused_every_time(jobs, server, tmp_path):

@@ -290,16 +290,6 @@ def test_an_exchange_that_breaks_is_an_error_that_says_so(tmp_path, server):
     assert isinstance(error, UnknownOutcome) and "ZeroDivisionError" in str(error)
 
 
-def test_an_exchange_that_pays_twice_is_stopped(tmp_path, server):
-    def greedy(plan):
-        for _ in range(2):
-            yield fake_provider.Call("POST", f"{fake_provider.API}/jobs", json=dict(n=1, seed=1), paid=True)
-
-    jobs = Jobs(tmp_path, tmp_path, {"fake": replace(QUEUE, submit=greedy)}, fake_provider.QUICK)
-    assert isinstance(failure(jobs.start("fake", asked())), BadAnswer)
-    assert server.paid == 1
-
-
 # kill -9
 
 

@@ -1,4 +1,5 @@
 import os
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -23,6 +24,7 @@ from flux_krea.nodes.jobs.job_record import (
     JobRecord,
 )
 from flux_krea.nodes.jobs.journal import Journal
+from flux_krea.nodes.jobs.journal_file import Table
 from flux_krea.nodes.jobs.limits import Limits
 from flux_krea.nodes.jobs.records import Records
 from flux_krea.nodes.providers.contract import OverBudget, Unavailable
@@ -182,6 +184,11 @@ def test_the_runs_limit_is_for_one_run_and_the_days_for_all(journal):
     assert journal.spent("first") == pytest.approx((0.05, 0.1))
 
 
+@pytest.mark.parametrize("usd", [0.0, None])
+def test_what_costs_nothing_passes_a_limit_of_nothing(journal, usd):
+    assert journal.claim([planned("a", "run", usd)], Limits(0.0, 0.0, 0.0))[0][1]
+
+
 def test_all_of_one_request_is_reserved_or_nothing(journal):
     with pytest.raises(OverBudget, match=r"\$0\.075"):
         journal.claim([planned(name, "run") for name in "abc"], Limits(0.05, 9.0, 9.0))
@@ -215,6 +222,23 @@ def test_a_dearer_price_is_held_against_the_limits_before_it_is_sent(journal):
         journal.reserve(replace(record, id="0" * 32), 0.05, ENOUGH)
 
 
+@pytest.mark.parametrize("run", ["", "run"])
+@pytest.mark.parametrize("set_aside", [None, 0.0, 0.02])
+def test_a_dearer_price_is_held_against_what_others_cost_and_not_against_what_was_set_aside_for_itself(
+    journal, run, set_aside
+):
+    """Without a run's name it is a run by itself."""
+    paid(journal, "a", run=run)
+    [(record, _)] = journal.claim([planned("b", run, set_aside)], Limits(None, 0.025 * bool(run) + (set_aside or 0), 1))
+    others = 0.025 if run else 0.0
+    with pytest.raises(OverBudget):
+        journal.reserve(record, 0.05, Limits(None, others + 0.049, 9.0))
+    with pytest.raises(OverBudget):
+        journal.reserve(record, 0.05, Limits(None, 9.0, 0.074))
+    journal.reserve(record, 0.05, Limits(None, others + 0.05, 0.075))
+    assert journal.spent(run) == pytest.approx((others + 0.05 * bool(run), 0.075))
+
+
 @pytest.mark.parametrize("days", [45, -45, 2, -2])
 def test_a_clock_that_jumps_frees_nothing_that_was_paid_today(journal, monkeypatch, days):
     paid(journal, "a")
@@ -224,6 +248,14 @@ def test_a_clock_that_jumps_frees_nothing_that_was_paid_today(journal, monkeypat
     paid(journal, "b")
     monkeypatch.undo()
     assert journal.spent()[1] == 0.05
+
+
+@pytest.mark.parametrize(("seconds", "counts"), [(86399.0, True), (86400.0, False)])
+def test_a_payment_counts_for_exactly_24_hours(journal, tmp_path, monkeypatch, seconds, counts):
+    created = 1_700_000_000.0
+    paid(journal, created=created)
+    monkeypatch.setattr(journal_module.time, "time", lambda: created + seconds)
+    assert journal_in(tmp_path).spent() == (0, 0.025 * counts)
 
 
 def test_yesterdays_payments_are_over(journal, tmp_path):
@@ -363,6 +395,33 @@ def test_only_what_is_finished_and_collected_is_forgotten(journal, monkeypatch, 
     assert Records(tmp_path / "pictures").ids() == set(kept.values())
 
 
+def test_collected_pictures_are_kept_up_to_2_gib_as_the_readme_promises(journal, tmp_path):
+    for name, size in (("oldest", 1), ("older", 2**30), ("newest", 2**30)):
+        paid(journal, name, pictures=[f"{name}.png"], bytes=size, created=time.time() - 2 * 86400)
+    names = ("oldest", "older", "newest")
+    journal.set_collected(names)
+    assert journal_in(tmp_path).prune() == ["oldest.png"]
+    assert [journal.newest(name) is not None for name in names] == [False, True, True]
+
+
+@pytest.mark.parametrize(("seconds", "gone"), [(30 * 86400 - 60, []), (30 * 86400 + 60, ["a.png"])])
+def test_collected_pictures_are_kept_for_30_days_as_the_readme_promises(journal, tmp_path, monkeypatch, seconds, gone):
+    paid(journal, "a", pictures=["a.png"], bytes=10)
+    paid(journal, "b", pictures=["b.png"], bytes=10)  # nobody has collected it
+    journal.set_collected("a")
+    now = time.time() + seconds
+    monkeypatch.setattr(journal_module.time, "time", lambda: now)
+    assert journal_in(tmp_path).prune() == gone
+
+
+def test_a_picture_that_is_gone_from_the_disk_is_fetched_by_one_process(journal, tmp_path):
+    done = paid(journal)
+    record, is_mine = journal.reopen(replace(done))
+    seen, is_theirs = journal_in(tmp_path).reopen(replace(done))
+    assert (record.id, record.state, is_mine) == (seen.id, seen.state, True) == (done.id, DELIVERED, True)
+    assert not is_theirs
+
+
 def test_a_finished_job_waits_until_it_is_collected(journal):
     records = [claimed(journal, name) for name in "ab"]
     journal.set_collected("ab")  # both are still under way
@@ -450,6 +509,20 @@ def test_a_journal_deleted_between_the_reservation_and_the_payment_stops_the_pay
 
     monkeypatch.setattr(Records, "write", write_and_lose)
     with pytest.raises((Unavailable, sqlite3.OperationalError)):
+        journal.save(replace(record, state=SENDING))
+
+
+def test_a_journal_replaced_in_the_last_moment_before_the_payment_stops_the_payment(journal, tmp_path, monkeypatch):
+    record = claimed(journal)
+    shutil.copy(tmp_path / "journal.sqlite3", tmp_path / "copy")
+    write = Table.write
+
+    def write_and_replace(table, record):
+        write(table, record)
+        os.replace(tmp_path / "copy", tmp_path / "journal.sqlite3")
+
+    monkeypatch.setattr(Table, "write", write_and_replace)
+    with pytest.raises(Unavailable, match="has lost what was set aside"):
         journal.save(replace(record, state=SENDING))
 
 

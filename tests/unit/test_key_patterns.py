@@ -78,10 +78,11 @@ def test_no_disguise_hides_a_key(disguise, secret):
 
 
 def test_keys_at_every_place_around_the_borders_of_what_is_searched_at_once():
-    for place in (*range(key_patterns.WINDOW - 80, key_patterns.WINDOW + 5), *range(28600, 28700)):
-        content = b"-" * place + FAL.encode() + b"." * 40000 + FAL.encode()
-        told = key_patterns.hidden(content, [FAL], b"[hidden]")
-        assert told.count(b"[hidden]") == 2 and FAL[:8].encode() not in told
+    last, first = key_patterns.WINDOW, key_patterns.WINDOW - key_patterns.OVERLAP
+    for place in (*range(last - 80, last + 5, 4), *range(first - 80, first + 5, 4), last + 1000):
+        for front in (b"," * place, b"-" * place):  # what base64 never has, and what it may have
+            told = key_patterns.hidden(front + FAL.encode() + b"." * 40000 + FAL.encode(), [FAL], b"[hidden]")
+            assert told == front + b"[hidden]" + b"." * 40000 + b"[hidden]", place
 
 
 def test_a_key_beside_a_picture_is_hidden_and_the_picture_is_not_touched():
@@ -101,6 +102,47 @@ def test_no_byte_of_a_picture_changes(size):
     if size > 9000:  # a key so short stands in every picture; within one nothing is looked for
         middle = pictures[0][8192:-8192]
         assert middle in short
+
+
+WORD = b"r8_AbCdEfGhIjKlMnOpQrStUvWxYz0123456789"  # base64 cannot be told from it
+
+
+@pytest.mark.parametrize(
+    ("front", "blocks", "back", "hidden"),
+    [
+        (b"", 5, b"", [0, 4]),
+        (b" " * key_patterns.BLOCK, 5, b" " * key_patterns.BLOCK, [0, 4]),
+        (b" " * key_patterns.BLOCK, 5, b" ", [0, 4]),
+        (b" " * key_patterns.WINDOW * 2, 5, b"", [0, 4]),
+        (b"", 1, b"", [0]),
+        (b"", 2, b"", [0, 1]),
+    ],
+)
+def test_of_a_run_of_base64_the_first_and_the_last_block_are_searched_and_none_between(front, blocks, back, hidden):
+    block = WORD.rjust(key_patterns.BLOCK // 2, b"a").ljust(key_patterns.BLOCK, b"b")
+    told = key_patterns.hidden(front + block * blocks + back, [WORD.decode()], b"[hidden]")
+    hollow = block.replace(WORD, b"[hidden]")
+    assert told == front + b"".join(hollow if index in hidden else block for index in range(blocks)) + back
+
+
+EDGES = b"\0", b"\xff"
+
+
+@pytest.mark.parametrize("length", [4, 5, 6, 30, 31, 32])
+@pytest.mark.parametrize("before", range(3))
+def test_in_base64_nothing_is_left_but_the_signs_that_the_bytes_around_decide_too(length, before):
+    key = WORD.decode()[3 : 3 + length]
+    written = [base64.b64encode(edge * before + key.encode() + edge * 4).decode().rstrip("=") for edge in EDGES]
+    own = [place for place, signs in enumerate(zip(*written, strict=True)) if len(set(signs)) == 1]
+    for text in written:
+        expected = f"{text[: own[0]]}[hidden]{text[own[-1] + 1 :]}"
+        assert key_patterns.hidden(text.encode(), [key], b"[hidden]") == expected.encode()
+
+
+@pytest.mark.parametrize("number", ["255", "256", "999", "0256"])
+def test_a_number_that_is_no_byte_hides_no_key_behind_it(number):
+    content = f"&#{number};{escaped(FAL, '&#{};')}".encode()
+    assert key_patterns.hidden(content, [FAL], b"[hidden]") == f"&#{number};[hidden]".encode()
 
 
 def test_where_nothing_is_found_the_very_object_comes_back():

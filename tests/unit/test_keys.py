@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from fake_provider import KEY, PROVIDERS
-from flux_krea.nodes.jobs.keys import FROM_ENVIRONMENT, FROM_FILE, MISSING, Keys
+from flux_krea.nodes.jobs.keys import FROM_FILE, MISSING, Keys
 from flux_krea.nodes.providers import providers
 from flux_krea.nodes.providers.contract import KeyRefused
 
@@ -16,11 +16,11 @@ def keys(tmp_path, monkeypatch):
 
 
 def test_the_environment_goes_before_the_file(keys, monkeypatch):
-    assert (keys.get("fake"), keys.state("fake")) == (None, MISSING)
+    assert (keys.get("fake"), keys.state("fake")) == (None, "missing")  # the page knows the states by these words
     keys.set("fake", "from-file")
-    assert (keys.get("fake"), keys.state("fake")) == ("from-file", FROM_FILE)
+    assert (keys.get("fake"), keys.state("fake")) == ("from-file", "file")
     monkeypatch.setenv("FAKE_KEY", "from-environment")
-    assert (keys.get("fake"), keys.state("fake")) == ("from-environment", FROM_ENVIRONMENT)
+    assert (keys.get("fake"), keys.state("fake")) == ("from-environment", "environment")
 
 
 def test_a_pasted_key_loses_its_quotes_and_spaces(keys):
@@ -48,6 +48,13 @@ def test_a_key_with_a_line_break_is_refused_without_being_quoted(keys, monkeypat
     with pytest.raises(KeyRefused) as refusal:
         keys.get("fake")
     assert "half-a-key" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("key", ["two words", "tab\tinside", "schlüssel"])
+def test_a_key_with_a_sign_that_no_key_has_is_refused_before_it_goes_into_a_header(keys, key):
+    keys.set("fake", key)
+    with pytest.raises(KeyRefused, match="The Fake key has a space or a sign no key has"):
+        keys.get("fake")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"fake": 7}', "\x00"])
@@ -80,7 +87,18 @@ def test_no_secret_survives_redaction(keys, monkeypatch, secret):
 
 def test_plain_sentences_are_left_alone_and_long_ones_cut(keys):
     assert keys.redacted("Key refused. Check the key.") == "Key refused. Check the key."
-    assert len(keys.redacted("x" * 5000)) == 600
+    assert keys.redacted("x" * 600) == "x" * 600
+    assert keys.redacted("x" * 601) == keys.redacted("x" * 5000) == "x" * 599 + "…"
+
+
+def test_a_text_that_nobody_can_encode_is_shown_all_the_same(keys):
+    assert keys.redacted("half a sign: \ud83d") == "half a sign: ?"
+
+
+def test_a_key_that_begins_with_another_is_hidden_whole_and_one_of_three_signs_not_at_all(keys):
+    for name, key in (("fake", "abcd"), ("blocking", "abcd-1234"), ("forgetful", "xyz")):
+        keys.set(name, key)
+    assert keys.redacted("abcd, abcd-1234 and xyz") == "[hidden], [hidden] and xyz"
 
 
 def test_a_file_of_version_0_1_0_is_read(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """The server's limits: where they come from, and that nobody's typing error opens the purse."""
 
 import json
+import os
 import stat
 
 import pytest
@@ -25,6 +26,35 @@ def test_the_environment_goes_before_the_file_and_the_file_before_the_defaults(l
     monkeypatch.delenv("FLUX_KREA_MAX_COST_USD_24H")
     limits.set(PER_DAY, None)
     assert limits.with_node(None) == Limits(None, 1.0, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "variable"),
+    [
+        ("per_run", "FLUX_KREA_MAX_COST_USD"),
+        ("per_24_hours", "FLUX_KREA_MAX_COST_USD_24H"),
+        ("unknown_price", "FLUX_KREA_UNKNOWN_PRICE_USD"),
+    ],
+)
+def test_each_limit_keeps_its_name_in_the_file_and_in_the_environment(limits, tmp_path, monkeypatch, name, variable):
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "limits.json").write_text(json.dumps({name: 0.25}))
+    assert (limits.value(name), limits.source(name)) == (0.25, "file")
+    monkeypatch.setenv(variable, "0.75")
+    assert (limits.value(name), limits.source(name)) == (0.75, "environment")
+
+
+@pytest.mark.parametrize("place", ["node", "environment", "file"])
+def test_a_limit_of_nothing_is_a_limit_and_lets_nothing_through_but_what_is_free(limits, monkeypatch, place):
+    node = 0 if place == "node" else None
+    if place == "environment":
+        monkeypatch.setenv(VARIABLES[PER_RUN], "0")
+    if place == "file":
+        limits.set(PER_RUN, 0)
+        assert limits.value(PER_RUN) == 0
+    limits.with_node(node).check(0.0, 0.0, 0.0)
+    with pytest.raises(OverBudget, match=r"is \$0\.00, of which \$0\.00 is left"):
+        limits.with_node(node).check(0.0001, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("name", [PER_RUN, PER_DAY, UNKNOWN_PRICE])
@@ -56,6 +86,31 @@ def test_the_file_is_for_its_owner_only(limits, tmp_path):
     limits.set(PER_RUN, 2.5)
     path = tmp_path / "private" / "limits.json"
     assert json.loads(path.read_text()) == {"per_run": 2.5} and stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    ("mode", "then"), [*((mode, 0o700) for mode in (None, 0o777, 0o755, 0o701, 0o740, 0o700)), (0o2700, 0o2700)]
+)
+def test_the_folder_is_for_its_owner_only_also_where_it_was_there_before(tmp_path, mode, then):
+    folder = tmp_path / "not" / "there yet"
+    if mode is not None:
+        folder.mkdir(parents=True)
+        folder.chmod(mode)
+    ServerLimits(folder).set(PER_RUN, 2.5)
+    assert stat.S_IMODE(folder.stat().st_mode) == then
+
+
+def test_a_file_that_cannot_be_written_stays_as_it_was_and_leaves_nothing_beside_it(limits, tmp_path, monkeypatch):
+    limits.set(PER_RUN, 2.5)
+
+    def refuse(*arguments):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="No space"):
+        limits.set(PER_RUN, 3)
+    assert limits.value(PER_RUN) == 2.5
+    assert [path.name for path in (tmp_path / "private").iterdir()] == ["limits.json"]
 
 
 def test_a_refusal_names_the_limit_what_is_left_and_where_to_raise_it():

@@ -103,6 +103,24 @@ def test_an_answer_that_is_no_json_is_kept_and_named(server, tmp_path, size):
     assert kept_file(lost.value).read_bytes() == body
 
 
+def test_an_answer_of_which_nothing_came_is_no_file(server, tmp_path):
+    answering(server, b"", broken=True)
+    with pytest.raises(NoAnswer, match="^the answer broke off$"):
+        client_in(tmp_path).pay(PAID)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_what_may_not_be_long_is_not_kept(server, tmp_path, more):
+    answering(server, b'{"data": "A')
+    call = replace(PAID, max_answer=answer_files.IN_MEMORY + more)
+    if not more:
+        assert client_in(tmp_path).pay(call).json() is None and list(tmp_path.iterdir()) == []
+        return
+    with pytest.raises(NoAnswer, match="not JSON; what came of it is kept as"):
+        client_in(tmp_path).pay(call)
+
+
 def test_an_answer_that_is_longer_than_it_may_be_is_kept_as_far_as_it_was_read(server, tmp_path):
     answering(server, b"[" + b" " * 6 * 2**20)
     with pytest.raises(NoAnswer, match="larger than 5 MB.*kept as") as lost:
@@ -128,8 +146,17 @@ def test_a_long_answer_holds_no_key_in_memory_or_on_the_disk(server, tmp_path):
     (path,) = tmp_path.glob("answer*")
     assert KEY.encode() not in answer.body + path.read_bytes() and KEY not in str(answer.headers)
     assert answer.json() == {"echo": "Bearer [hidden]", "data": "A" * 6 * 2**20, "also": "[hidden]"}
+    assert 0 < len(answer.body) < 2**20 and path.read_bytes().startswith(answer.body)
     client.drop_answer()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [1000, 6 * 2**20])
+def test_an_answer_that_broke_off_is_kept_without_the_key(server, tmp_path, size):
+    answering(server, f'{{"echo": "Bearer {KEY}", "data": "'.encode() + b"A" * size, broken=True)
+    with pytest.raises(NoAnswer, match="broke off") as lost:
+        client_in(tmp_path, Keys(Path("nowhere"), PROVIDERS).without_keys).pay(PAID)
+    assert kept_file(lost.value).read_bytes() == b'{"echo": "Bearer [hidden]", "data": "' + b"A" * size
 
 
 def test_an_answer_nobody_used_stays_and_the_log_says_where(server, tmp_path, caplog):

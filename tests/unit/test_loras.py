@@ -42,6 +42,10 @@ def test_one_a_line_and_the_strength_behind_it():
         "https:///a.safetensors",
         "https://localhost/a.safetensors",
         "https://host.example:8443/a.safetensors",
+        "https://host.example:444/a.safetensors",
+        "https://host.example:port/a.safetensors",
+        "https://host.example:99999/a.safetensors",
+        "https://[::1/a.safetensors",
         "https://[::1]/a.safetensors",
         "owner/style 0.8 0.9",
         "owner/style strong",
@@ -49,6 +53,8 @@ def test_one_a_line_and_the_strength_behind_it():
         "../secret 1",
         "owner/style nan",
         "owner/style 4.5",
+        "owner/style 4.01",
+        "owner/style -4.01",
         "owner/style -5",
         "owner/style inf",
         "owner/style 1e400",
@@ -87,6 +93,7 @@ def test_what_is_none_is_refused_with_the_line(line):
         "https://host.example/a.safetensors?%74oken=hunter2",
         "https://host.example/a.safetensors?pwd=hunter2",
         "https://host.example/a.safetensors?jwt=hunter2",
+        "https://host.example/a.safetensors?token:hunter2",
         "https://host.example/a.safetensors?hf_hunter2hunter2hunter2hunter2",
         "https://host.example/hf_hunter2hunter2hunter2hunter2/a.safetensors",
     ],
@@ -95,6 +102,21 @@ def test_an_address_with_a_secret_is_refused_without_repeating_it(address):
     with pytest.raises(RequestRefused, match="host.example carries a key or a password") as caught:
         loras_of(address)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("strength", [-4, 0, 4])
+def test_a_strength_at_its_bounds_is_one(strength):
+    assert loras_of(f"owner/style {strength}") == (Lora("owner/style", float(strength)),)
+
+
+def test_an_address_may_name_the_usual_port():
+    address = "https://host.example:443/a.safetensors"
+    assert loras_of(address) == (Lora(address, 1.0),)
+
+
+def test_of_a_long_line_the_start_is_shown():
+    with pytest.raises(RequestRefused, match=f"says “{'x' * 80}”"):
+        loras_of("x" * 5000)
 
 
 def test_signs_that_nobody_sees_are_shown():
@@ -146,6 +168,18 @@ def test_what_a_provider_does_not_take_is_an_error_and_never_left_out(name, lora
     with pytest.raises(Unsupported) as caught:
         providers()[name].plan(replace(TEXT, loras=loras))
     assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "least", "most"),
+    [("fal", STYLE.path, 0.0, 4.0), ("wavespeed", STYLE.path, 0.0, 4.0), ("runware", AIR.path, -4.0, 4.0)],
+)
+def test_each_provider_takes_strengths_up_to_its_bounds_and_none_beyond(name, path, least, most):
+    for strength in (least, most):
+        assert providers()[name].plan(replace(TEXT, loras=(Lora(path, strength),))).payload
+    for strength in (least - 0.01, most + 0.01):
+        with pytest.raises(Unsupported, match=f"strength from {least:g} to {most:g}, not {strength:g}"):
+            providers()[name].plan(replace(TEXT, loras=(Lora(path, strength),)))
 
 
 # fal's second app

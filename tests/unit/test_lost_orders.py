@@ -49,12 +49,13 @@ def test_a_second_order_of_the_same_is_found_and_not_the_first_which_has_its_pic
         assert len(made) == 2 and {*first.request_ids, *second.request_ids} == made
 
 
-def test_of_two_jobs_alike_the_one_that_failed_elsewhere_is_not_taken_for_ours():
+@pytest.mark.parametrize("state", ["failed", "timeout", "cancelled", "deleted"])
+def test_of_two_jobs_alike_the_one_that_failed_elsewhere_is_not_taken_for_ours(state):
     payload = dict(wavespeed.plan(TEXT).payload)
     listed = {"items": [{"id": "failed-elsewhere"}, {"id": "ours"}]}
     answers = [
         reply({"data": listed}),
-        reply({"data": {"input": payload, "status": "failed"}}),
+        reply({"data": {"input": payload, "status": state}}),
         reply({"data": {"input": payload, "status": "completed"}}),
     ]
     found = play(wavespeed.find_lost(wavespeed.plan(TEXT), 60.0), answers)[1]
@@ -80,6 +81,32 @@ def test_a_list_of_which_not_every_job_could_be_looked_at_is_not_a_list_without_
     with pytest.raises(ProviderError):
         play(wavespeed.find_lost(wavespeed.plan(TEXT), 60.0), [many, other])
     assert play(wavespeed.find_lost(wavespeed.plan(TEXT), 60.0), [listed, other])[1] == ()
+    ours = reply({"data": {"input": dict(wavespeed.plan(TEXT).payload)}}, 500)  # an answer that is none
+    with pytest.raises(ProviderError):
+        play(wavespeed.find_lost(wavespeed.plan(TEXT), 60.0), [listed, other, ours])
+
+
+@pytest.mark.parametrize(
+    "unread", [reply(b"", 500), reply({"data": {"input": {}}}), reply({"data": {"input": {"seed": 1}}})]
+)
+def test_a_job_that_was_found_is_ours_whatever_the_rest_of_the_list_is(unread):
+    listed = reply({"data": {"items": [{"id": "a"}, {"id": "ours"}]}})
+    ours = reply({"data": {"input": dict(wavespeed.plan(TEXT).payload)}})
+    assert play(wavespeed.find_lost(wavespeed.plan(TEXT), 60.0), [listed, unread, ours])[1] == ({"id": "ours"},)
+
+
+@pytest.mark.parametrize(("length", "looks"), [(99, 99), (100, 100), (150, 100)])
+def test_no_more_jobs_are_looked_at_than_were_asked_for_and_a_full_page_may_not_be_all(length, looks):
+    listed = reply({"data": {"items": [{"id": f"job-{index}"} for index in range(length)]}})
+    other = reply({"data": {"input": {"prompt": "another"}}})
+    search = wavespeed.find_lost(wavespeed.plan(TEXT), 60.0)
+    asked = [next(search)]
+    with pytest.raises((ProviderError, StopIteration)) as end:
+        asked.append(search.send(listed))
+        while True:
+            asked.append(search.send(other))
+    assert len(asked) == 1 + looks and (end.type is StopIteration) == (length < 100)
+    assert asked[0].json == {"page": 1, "page_size": 100, "model": "wavespeed-ai/flux-krea-dev-lora"}
 
 
 def test_jobs_that_are_older_than_the_lost_call_by_wavespeeds_own_clock_are_not_looked_at():
@@ -89,6 +116,10 @@ def test_jobs_that_are_older_than_the_lost_call_by_wavespeeds_own_clock_are_not_
     calls, found = play(wavespeed.find_lost(wavespeed.plan(TEXT), 60.0), list(answers))
     assert found == () and len(calls) == 2
     assert len(play(wavespeed.find_lost(wavespeed.plan(TEXT), 5 * 3600.0), list(answers))[0]) == 2 + len(old)
+    assert len(play(wavespeed.find_lost(wavespeed.plan(TEXT), 60.0), [reply({"data": listed}), answers[1]])[0]) == 100
+    earlier = {"items": [{"id": "by-another-clock", "created_at": "2026-09-21T14:08:00Z"}]}
+    answers[0] = reply({"data": earlier}, date="Mon, 21 Sep 2026 14:13:20 GMT")
+    assert len(play(wavespeed.find_lost(wavespeed.plan(TEXT), 60.0), list(answers))[0]) == 2
     odd = {"items": [{"id": "a", "created_at": value} for value in (None, 5, "yesterday", "9999999-01-01", "")]}
     answers[0] = reply({"data": odd}, date="Mon, 21 Sep 2026 14:13:20 GMT")
     assert len(play(wavespeed.find_lost(wavespeed.plan(TEXT), 60.0), answers)[0]) == 6

@@ -203,6 +203,19 @@ def test_what_was_declined_while_the_journal_cannot_be_written_is_no_dead_end(jo
     assert run(jobs).pictures and server.paid == 1
 
 
+def test_a_disk_that_is_full_for_a_moment_is_shown_and_ends_nothing_and_the_process_waits_for_it(
+    jobs, server, disk, monkeypatch
+):
+    monkeypatch.setattr(paid_call_module, "TELL_OF_DISK", LONG)
+    disk.from_state = ACCEPTED
+    handle = jobs.start("fake", asked())
+    until(lambda: "The disk has no room" in handle.progress.text)
+    [call] = jobs._working
+    assert call.is_at_risk
+    disk.make_room()
+    assert handle.result(LONG).pictures and not call.is_at_risk and server.paid == 1
+
+
 # The journal is locked by another program
 
 

@@ -117,6 +117,12 @@ def image_form(payload, strength, *size_fields, **more):
     [
         (fal, TEXT, "fal-ai/flux/krea", FAL_TEXT),
         (fal, IMAGE, "fal-ai/flux/krea/image-to-image", image_form(FAL_TEXT, "strength", "image_size")),
+        (
+            fal,
+            replace(TEXT, width=1152, height=896),
+            "fal-ai/flux/krea",
+            FAL_TEXT | {"image_size": {"width": 1152, "height": 896}},
+        ),
         (fal, REDUX_OF_IMAGE, "fal-ai/flux/krea/redux", {k: v for k, v in FAL_TEXT.items() if k != "prompt"}),
         (replicate, TEXT, replicate.MODEL, {"input": KREA_TEXT}),
         (
@@ -329,6 +335,24 @@ def test_seeds_fit_32_bits_and_are_never_random(seed, everywhere, krea):
         (lumenfall, replace(TEXT, acceleration="high"), {"acceleration": ("high", "the route's default")}),
         (lumenfall, replace(TEXT, safety_checker=False), {"safety_checker": (False, "the route's default")}),
         (lumenfall, replace(TEXT, width=4000, height=1000), {"size": ("4000×1000", "2048×512")}),
+        (lumenfall, replace(TEXT, extra={"aspect_ratio": "16:9"}), {"size": ("1024×1024", "16:9")}),
+        (lumenfall, replace(TEXT, extra={"resolution": "2K"}), {"size": ("1024×1024", "2K")}),
+        (
+            lumenfall,
+            replace(TEXT, extra={"resolution": "2K", "aspect_ratio": "16:9"}),
+            {"size": ("1024×1024", "16:9 2K")},
+        ),
+        (
+            lumenfall,
+            replace(TEXT, acceleration="high", extra={"model": "replicate/flux.1-krea-dev"}),
+            {"acceleration": ("high", "go_fast")},
+        ),
+        (lumenfall, replace(TEXT, extra={"model": "replicate/flux.1-krea-dev"}), {}),
+        (
+            one_min,
+            replace(TEXT, acceleration="high", extra={"aspect_ratio": "custom"}),
+            {"acceleration": ("high", "go_fast"), "size": ("1024×1024", "custom"), "output_format": ("png", "webp")},
+        ),
     ],
 )
 def test_what_was_changed_is_said(provider, request_, expected):
@@ -374,14 +398,30 @@ def test_a_workflow_cannot_choose_a_dearer_model(model):
 def test_lumenfalls_ratio_and_tier_replace_the_size():
     planned = lumenfall.plan(replace(TEXT, extra={"aspect_ratio": "16:9", "resolution": "1K"}))
     assert "size" not in planned.payload and planned.payload["aspect_ratio"] == "16:9"
-    assert planned.size == (1365, 768)
-    assert lumenfall.plan(replace(TEXT, extra={"aspect_ratio": "7:1", "resolution": "2K"})).size is None
+
+
+@pytest.mark.parametrize(
+    ("extra", "size"),
+    [
+        ({"aspect_ratio": "16:9", "resolution": "1K"}, (1365, 768)),
+        ({"aspect_ratio": "16:9"}, (1365, 768)),
+        ({"resolution": "1K"}, (1024, 1024)),
+        ({"aspect_ratio": "16:9", "resolution": "2K"}, None),
+        ({"aspect_ratio": "7:1"}, None),
+        ({"aspect_ratio": ["16:9"]}, None),
+    ],
+)
+def test_the_size_of_a_ratio_at_lumenfall_is_known_in_its_lowest_tier(extra, size):
+    planned = lumenfall.plan(replace(TEXT, extra=extra))
+    assert planned.size == size and planned.payload == {k: v for k, v in LUMENFALL_TEXT.items() if k != "size"} | extra
 
 
 def test_one_mins_custom_size_is_what_extra_says():
     custom = {"aspect_ratio": "custom", "width": 1000, "height": 600}
     planned = one_min.plan(replace(TEXT, extra=custom))
-    assert custom.items() <= planned.payload["promptObject"].items() and planned.size is None
+    without = {key: value for key, value in ONE_MIN_TEXT.items() if key != "megapixels"}
+    assert planned.payload["promptObject"] == without | custom and planned.size is None
+    assert custom.items() <= one_min.plan(replace(IMAGE, extra=custom)).payload["promptObject"].items()
     with pytest.raises(RequestRefused, match="extra says aspect_ratio='21:9'"):
         one_min.plan(replace(TEXT, extra={"aspect_ratio": "21:9"}))
 
@@ -389,7 +429,8 @@ def test_one_mins_custom_size_is_what_extra_says():
 def test_the_size_of_image_to_image_is_known_only_where_it_is_certain():
     assert replicate.plan(replace(IMAGE, image=png(1024, 768))).size == (1024, 768)
     assert replicate.plan(replace(IMAGE, image=png(1025, 768))).size is None
-    assert replicate.plan(replace(IMAGE, image=png(2048, 768))).size is None
+    assert replicate.plan(replace(IMAGE, image=png(1440, 1440))).size == (1440, 1440)
+    assert replicate.plan(replace(IMAGE, image=png(1456, 768))).size is None
     assert fal.plan(IMAGE).size is None
     with pytest.raises(RequestRefused, match="not a PNG"):
         replicate.plan(replace(IMAGE, image=b"GIF89a"))
@@ -460,6 +501,8 @@ def test_replicates_progress_is_the_last_bar_of_its_log(log, share):
         (lumenfall, replace(TEXT, images=2, width=1183, height=887), 0.05),
         (lumenfall, replace(TEXT, width=2048, height=2048), 0.1),
         (lumenfall, replace(TEXT, extra={"resolution": "4K"}), None),
+        (lumenfall, replace(IMAGE, image=png(2048, 2048)), 0.1),
+        (lumenfall, replace(IMAGE, image=None), 0.025),
         (core_today, TEXT, 0.045),
         (core_today, replace(TEXT, images=4), 0.18),
         (one_min, TEXT, None),
@@ -471,9 +514,21 @@ def test_estimates(provider, request_, usd):
     assert estimate.note
 
 
-def test_fal_says_that_its_megapixel_may_be_the_smaller_one():
-    assert "$0.05 if fal counts" in fal.estimate(TEXT).note
-    assert "if fal counts" not in fal.estimate(replace(TEXT, width=1024, height=768)).note
+@pytest.mark.parametrize(
+    ("provider", "request_", "doubt", "said"),
+    [
+        (fal, TEXT, "$0.05 if fal counts", True),
+        (fal, replace(TEXT, width=1024, height=768), "if fal counts", False),
+        (fal, replace(IMAGE, image=png(1000, 1000)), "if fal counts", False),  # a million pixels
+        (fal, replace(IMAGE, image=png(101, 9901)), "if fal counts", True),  # and one more
+        (core_today, TEXT, "not documented", False),
+        (core_today, replace(TEXT, images=2), "not documented", True),
+        (lumenfall, replace(TEXT, images=2), "counted by the megapixel", False),
+        (lumenfall, replace(TEXT, width=1216, height=1024), "counted by the megapixel", True),
+    ],
+)
+def test_an_estimate_says_what_its_provider_does_not_say(provider, request_, doubt, said):
+    assert (doubt in provider.estimate(request_).note) == said
 
 
 @ALL

@@ -17,6 +17,26 @@ each paid for, — not known there. *With LoRA* is for providers where a LoRA ne
 MARKS = {"passthrough": "", "renamed": "", "converted": "~", "emulated": "+", "unsupported": "—"}
 
 
+def addresses() -> str:
+    """Where a key, a picture and a prompt travel, and which sizes are a provider's own."""
+    rows = [
+        "\n## Where each of them is\n",
+        "| provider | key | its key is sent to | pictures come from, too | pictures in one paid call | sizes of its own |",
+        "|---" * 6 + "|",
+    ]
+    for provider in providers().values():
+        sizes = (f"{name} {width}×{height}" for name, (width, height) in provider.presets.items())
+        cells = (
+            f"[`{provider.key_variable}`]({provider.key_page})",
+            ", ".join(provider.hosts),
+            ", ".join(provider.picture_hosts) or "nowhere else",
+            str(provider.max_images),
+            ", ".join(sizes) or "none",
+        )
+        rows.append(f"| {provider.label} | " + " | ".join(cells) + " |")
+    return "\n".join([*rows, ""])
+
+
 def tables() -> str:
     modes = dict.fromkeys(mode for provider in providers().values() for mode in provider.parameters)
     return "".join(table(mode) for mode in modes)
@@ -39,13 +59,15 @@ def table(mode: str) -> str:
 def cell(parameter) -> str:
     if parameter is None or parameter.how == "unsupported":
         return MARKS["unsupported"] + (f" {parameter.note}" if parameter and parameter.note else "")
-    limits = [f"{limit:g}" for limit in (parameter.minimum, parameter.maximum) if limit is not None]
+    limits = dict.fromkeys(f"{limit:g}" for limit in (parameter.minimum, parameter.maximum) if limit is not None)
     field = " ".join(filter(None, [MARKS[parameter.how], f"`{parameter.field}`" if parameter.field else ""]))
-    return ", ".join(filter(None, [field, " to ".join(limits), parameter.note])).replace("|", "\\|")
+    choices = ", ".join(map(str, parameter.choices))
+    parts = [field, " to ".join(limits), choices and f"one of {choices}", parameter.note]
+    return "; ".join(filter(None, parts)).replace("|", "\\|")
 
 
 def test_the_page_says_what_the_providers_files_say():
-    wanted = HEAD + tables()
+    wanted = HEAD + addresses() + tables()
     if os.environ.get("FLUX_KREA_WRITE_DOCS"):
         PROVIDERS.write_text(wanted, encoding="utf-8")
     assert PROVIDERS.read_text(encoding="utf-8") == wanted

@@ -1,5 +1,6 @@
 """Runware and WaveSpeed in what the others do not have: an id of ours, silence, prices asked before and bills after."""
 
+import base64
 import json
 import sqlite3
 from dataclasses import replace
@@ -10,6 +11,7 @@ import requests
 from flux_krea.nodes.jobs.jobs import Jobs
 from flux_krea.nodes.providers import runware, wavespeed
 from flux_krea.nodes.providers.contract import (
+    INPAINTING,
     BadAnswer,
     BalanceTooLow,
     ContentRefused,
@@ -17,6 +19,7 @@ from flux_krea.nodes.providers.contract import (
     KeyRefused,
     Lora,
     OverBudget,
+    ProviderError,
     RateLimited,
     RequestRefused,
     TooDear,
@@ -26,6 +29,7 @@ from scripted_answers import (
     GOOD,
     ID,
     IMAGE,
+    PNG,
     RUNWARE_ITEM,
     RUNWARE_TAKEN,
     TASK,
@@ -81,6 +85,11 @@ def test_a_task_that_is_there_already_is_the_one_whose_answer_was_lost():
         ("internalServerError", 500, UnknownOutcome, None),
         ("timeoutProvider", 504, UnknownOutcome, None),
         ("providerError", 200, GenerationFailed, None),
+        ("rateLimitExceeded", 400, RateLimited, False),
+        ("insufficientCredits", 499, BalanceTooLow, False),
+        ("insufficientCredits", 500, UnknownOutcome, None),
+        ("invalidApiKey", 429, RateLimited, False),
+        ("promptBlocked", 200, ContentRefused, False),
     ],
 )
 def test_runwares_refusals_are_read_by_their_code_in_every_shape(shape, code, status, kind, paid):
@@ -148,7 +157,9 @@ def test_a_cost_that_is_none_is_not_told(cost):
     assert delivery.cost_usd is None
 
 
-@pytest.mark.parametrize(("told", "seed"), [(99, 99), (True, 7), (-1, 7), (2**64, 7), ("99", 7), (None, 7)])
+@pytest.mark.parametrize(
+    ("told", "seed"), [(99, 99), (0, 0), (2**64 - 1, 2**64 - 1), (True, 7), (-1, 7), (2**64, 7), ("99", 7), (None, 7)]
+)
 def test_the_seed_is_the_told_one_where_it_is_a_seed(told, seed):
     _, _, delivery = drive(RUNWARE, TEXT, RUNWARE_TAKEN, reply({"data": [RUNWARE_ITEM | {"seed": told}]}))
     assert delivery.seed == seed
@@ -161,6 +172,94 @@ def test_silence_is_no_end_and_the_tasks_record_is_asked_after_a_while():
     assert delivery.pictures == ("https://im.runware.ai/a.png",)
     error = failing(UnknownOutcome, RUNWARE, TEXT, SILENT, job={"task": TASK})
     assert error.paid is None and "look at https://my.runware.ai" in str(error)
+
+
+def followed(*script):
+    """The kinds of the questions after a task, the pauses before them, and what came of it."""
+    following, script, kinds, pauses = RUNWARE.follow({"task": TASK}, TEXT), list(script), [], []
+    try:
+        call = next(following)
+        while True:
+            assert (call.method, call.url) == ("POST", "https://api.runware.ai/v1")
+            kinds.append(call.json[0]["taskType"])
+            pauses.append(call.delay)
+            call = following.send(script.pop(0) if len(script) > 1 else script[0])
+    except StopIteration as end:
+        return kinds, pauses, end.value
+    except ProviderError as error:
+        return kinds, pauses, error
+
+
+WAITING = reply({"data": [{"taskType": "imageInference", "taskUUID": TASK, "status": "processing"}]})
+HERE = reply({"data": [RUNWARE_ITEM]})
+
+
+def record(response):
+    return reply({"data": [{"taskType": "getTaskDetails", "taskUUID": TASK, "response": response}]})
+
+
+def test_silence_is_borne_for_twenty_looks_and_for_a_hundred_slower_ones_after_an_empty_record():
+    kinds, pauses, error = followed(SILENT)
+    assert kinds == [*["getResponse"] * 20, "getTaskDetails", *["getResponse"] * 100, "getTaskDetails"]
+    assert min(pauses[:20]) == 0.5 and min(pauses[21:121]) == max(pauses[21:121]) == 3.0
+    assert type(error) is UnknownOutcome
+    kinds, _, delivery = followed(*[SILENT] * 20, record({}), SILENT, HERE)
+    assert kinds[-3:] == ["getTaskDetails", "getResponse", "getResponse"] and delivery.pictures
+
+
+def test_a_sign_of_life_starts_the_patience_anew():
+    kinds, _, delivery = followed(*[SILENT] * 19, WAITING, *[SILENT] * 19, HERE)
+    assert set(kinds) == {"getResponse"} and len(kinds) == 40 and delivery.pictures
+    kinds, _, _ = followed(*[SILENT] * 19, WAITING, *[SILENT] * 20, record({"data": [RUNWARE_ITEM]}))
+    assert kinds[-1] == "getTaskDetails" and len(kinds) == 41
+
+
+@pytest.mark.parametrize(
+    "useless", [reply({}), reply(b"{"), reply({"data": [RUNWARE_ITEM]}, 500), reply({"errors": []})]
+)
+def test_an_answer_that_says_nothing_is_neither_silence_nor_a_picture(useless):
+    kinds, _, delivery = followed(useless, useless, HERE)
+    assert len(kinds) == 3 and delivery.pictures
+    kinds, _, delivery = followed(*[SILENT] * 20, useless, useless, record({"data": [RUNWARE_ITEM]}))
+    assert kinds[20:] == ["getTaskDetails"] * 3 and delivery.pictures
+    assert isinstance(followed(useless)[2], ProviderError) and len(followed(useless)[0]) == 11
+
+
+@pytest.mark.parametrize("error", [{"code": "timeoutProvider", "message": "said why"}, {"code": "timeoutProvider"}])
+def test_how_a_task_ended_may_stand_in_its_record(error):
+    _, _, end = followed(*[SILENT] * 20, record({"errors": [error]}))
+    assert type(end) is GenerationFailed and end.paid is None
+    assert f"(timeoutProvider): {error.get('message', 'no reason given')}" in str(end)
+
+
+@pytest.mark.parametrize("address", [None, 5, "", "im.runware.ai/a.png", "data:image/png;base64,AA", "file:///a.png"])
+def test_an_item_without_the_address_of_a_picture_is_none(address):
+    waiting = reply({"data": [RUNWARE_ITEM | {"imageURL": address}]})
+    assert len(followed(waiting, HERE)[0]) == 2
+    both = reply({"data": [RUNWARE_ITEM | {"imageURL": address}, RUNWARE_ITEM]})
+    assert followed(both)[2].pictures == ("https://im.runware.ai/a.png",)
+
+
+def test_a_picture_is_delivered_whatever_error_stands_beside_it():
+    assert followed(reply({"data": [RUNWARE_ITEM], "errors": [{"code": "timeoutProvider"}]}))[2].pictures
+
+
+def test_runware_gets_the_image_and_the_mask_beside_the_other_inputs():
+    def sent(request):
+        return play(RUNWARE.submit(planned(RUNWARE, request)), [RUNWARE_TAKEN])[0][0].json[0]
+
+    as_text = "data:image/png;base64," + base64.b64encode(PNG).decode()
+    masked = replace(IMAGE, mode=INPAINTING, mask=PNG)
+    assert "inputs" not in sent(TEXT) and sent(IMAGE)["inputs"] == {"seedImage": as_text}
+    assert sent(masked)["inputs"] == {"seedImage": as_text, "maskImage": as_text}
+    assert sent(TEXT)["taskType"] == "imageInference" and sent(TEXT)["deliveryMethod"] == "async"
+
+
+@pytest.mark.parametrize(("output_format", "quality"), [("png", None), ("jpeg", 60), ("webp", 60)])
+def test_runware_gets_a_quality_where_the_format_has_one(output_format, quality):
+    sent = RUNWARE.plan(replace(TEXT, output_format=output_format, quality=60)).payload
+    assert sent.get("outputQuality") == quality
+    assert sent["outputFormat"] == {"png": "PNG", "jpeg": "JPG", "webp": "WEBP"}[output_format]
 
 
 @pytest.mark.parametrize(
@@ -180,7 +279,9 @@ def test_a_lost_task_is_looked_for_by_its_id_in_both_places():
     waiting = {"taskType": "imageInference", "taskUUID": TASK, "status": "processing"}
     for script in ([reply({"data": [waiting]})], [SILENT, reply({"data": [{"taskUUID": TASK, "request": []}]})]):
         calls, found = play(RUNWARE.find_lost(planned(RUNWARE, TEXT), 60.0), list(script))
-        assert found == ({"task": TASK},) and len(calls) == len(script)
+        assert found == ({"task": TASK},)
+        assert [call.json[0]["taskType"] for call in calls] == ["getResponse", "getTaskDetails"][: len(script)]
+        assert {call.method for call in calls} == {"POST"}
     assert play(RUNWARE.find_lost(planned(RUNWARE, TEXT), 60.0), [SILENT])[1] == ()
 
 
@@ -271,6 +372,13 @@ def test_a_price_far_above_what_the_limits_counted_is_refused_before_it_is_paid(
     assert end == {"id": ID} and calls[-1].paid and calls[-1].usd == 0.03  # which the limits count
 
 
+@pytest.mark.parametrize(("price", "usd"), [(0.05, 0.05), ("0.05", 0.05), (0, 0.0)])
+def test_twice_what_was_counted_is_paid_and_no_more(price, usd):
+    calls, _ = play(WAVESPEED.submit(WAVESPEED.plan(TEXT)), [body({"price": price}), WAVESPEED_CREATED])
+    assert calls[-1].paid and calls[-1].usd == usd
+    assert failing(TooDear, WAVESPEED, TEXT, body({"price": 0.0501})).paid is False
+
+
 def test_a_dearer_price_that_a_limit_does_not_allow_is_not_paid(tmp_path, monkeypatch):
     with Standin("wavespeed", queue_seconds=0, job_seconds=0) as standin:
         for name, value in standin.env.items():
@@ -296,6 +404,8 @@ def test_a_dearer_price_that_a_limit_does_not_allow_is_not_paid(tmp_path, monkey
         {"unit_price": [9]},
         {"price": 0.02, "currency": "BTC"},
         {"price": True},
+        {"price": 0.02, "discounted_price": "less"},
+        {"price": 0.02, "currency": None},
     ],
 )
 def test_a_price_that_nobody_can_read_is_not_paid(told):
@@ -357,27 +467,80 @@ def test_a_picture_does_not_wait_for_its_bill(bill):
 
 
 @pytest.mark.parametrize(
-    ("change", "flags"), [({"has_nsfw_contents": [True]}, (True,)), ({"has_nsfw_contents": None}, (None,))]
+    ("items", "cost"),
+    [
+        ([{"price": 0.02, "prediction": {"uuid": ID}}, {"price": "0.005", "prediction": {"uuid": ID}}], 0.025),
+        ([{"price": 0.02}, {"price": None}, None, {"price": 9, "prediction": {"uuid": "another"}}], 0.02),
+        ([{"price": 0}], 0.0),
+    ],
 )
-def test_wavespeeds_flags_have_three_values(change, flags):
-    answers = (WAVESPEED_PRICE, WAVESPEED_CREATED, body(WAVESPEED_DONE | change), WAVESPEED_BILL)
-    assert drive(WAVESPEED, TEXT, *answers)[2].flags == flags
+def test_what_is_billed_is_the_sum_of_the_bills_of_this_picture(items, cost):
+    answers = (WAVESPEED_PRICE, WAVESPEED_CREATED, body(WAVESPEED_DONE), body({"items": items}))
+    calls, _, delivery = drive(WAVESPEED, TEXT, *answers)
+    assert delivery.cost_usd == pytest.approx(cost)
+    assert calls[-1].json == {"prediction_uuids": [ID], "page": 1, "page_size": 10}
+
+
+@pytest.mark.parametrize(
+    ("told", "flag"),
+    [
+        ([True], True),
+        ([False, True], False),
+        (None, None),
+        ([], None),
+        (["yes"], None),
+        ("yes", None),
+        ({"0": 1}, None),
+    ],
+)
+def test_wavespeeds_flags_have_three_values(told, flag):
+    done = body(WAVESPEED_DONE | {"has_nsfw_contents": told})
+    answers = (WAVESPEED_PRICE, WAVESPEED_CREATED, done, WAVESPEED_BILL)
+    assert drive(WAVESPEED, TEXT, *answers)[2].flags == (flag,)
+
+
+def test_one_picture_was_ordered_and_its_seed_is_the_sent_one():
+    outputs = ["https://cdn.wavespeed.ai/a.png", "https://cdn.wavespeed.ai/b.png"]
+    answers = (WAVESPEED_PRICE, WAVESPEED_CREATED, body(WAVESPEED_DONE | {"outputs": outputs}), WAVESPEED_BILL)
+    _, _, delivery = drive(WAVESPEED, replace(TEXT, seed=2**31 + 5), *answers)
+    assert (delivery.pictures, delivery.seed, delivery.request_id) == ((outputs[0],), 5, ID)
+    assert len(delivery.flags) == 1
+
+
+@pytest.mark.parametrize(
+    "useless", [body(WAVESPEED_DONE, 500), body(WAVESPEED_DONE | {"outputs": []}), body({}), reply([])]
+)
+def test_a_look_that_shows_no_state_is_taken_again(useless):
+    answers = (WAVESPEED_PRICE, WAVESPEED_CREATED, useless, body(WAVESPEED_DONE), WAVESPEED_BILL)
+    calls, _, delivery = drive(WAVESPEED, TEXT, *answers)
+    assert delivery.pictures and len(calls) == 5
+
+
+@pytest.mark.parametrize(("status", "text"), [("created", "In WaveSpeed's queue"), ("processing", "is generating")])
+def test_wavespeeds_state_is_shown(status, text):
+    answers = (WAVESPEED_PRICE, WAVESPEED_CREATED, body({"status": status}), body(WAVESPEED_DONE), WAVESPEED_BILL)
+    calls, _, _ = drive(WAVESPEED, TEXT, *answers)
+    assert text in calls[3].progress.text
 
 
 @pytest.mark.parametrize(
     ("data", "kind", "paid"),
     [
         ({"status": "failed", "code": 1200, "error": "flagged"}, ContentRefused, False),
+        ({"status": "failed", "code": 1400, "error": "no prompt"}, RequestRefused, False),
         ({"status": "failed", "code": 1401, "error": "bad size"}, RequestRefused, False),
         ({"status": "failed", "code": 1402, "error": "no such file"}, RequestRefused, False),
         ({"status": "failed", "code": 5000, "error": "crashed"}, GenerationFailed, False),
         ({"status": "failed", "error": "NSFW content detected"}, ContentRefused, False),
         ({"status": "timeout"}, GenerationFailed, False),
+        ({"status": "failed"}, GenerationFailed, False),
         ({"status": "cancelled"}, GenerationFailed, None),
+        ({"status": "deleted"}, GenerationFailed, None),
     ],
 )
 def test_how_a_prediction_ends_without_a_picture(data, kind, paid):
-    assert failing(kind, WAVESPEED, TEXT, WAVESPEED_PRICE, WAVESPEED_CREATED, body(data)).paid is paid
+    error = failing(kind, WAVESPEED, TEXT, WAVESPEED_PRICE, WAVESPEED_CREATED, body(data))
+    assert error.paid is paid and (paid is None or data.get("error", "no reason given") in str(error))
 
 
 def test_a_word_that_nobody_knows_is_not_an_end():
@@ -392,24 +555,21 @@ def test_a_word_that_nobody_knows_is_not_an_end():
     [
         (400, "insufficient balance, please top up", BalanceTooLow, "Top up"),
         (403, "your role lacks permission", KeyRefused, "Check the key"),
+        (403, "no credits", BalanceTooLow, "Top up"),
+        (499, "no credits", BalanceTooLow, "Top up"),
+        (401, "no credits", KeyRefused, "before the first top-up"),
+        (429, "no credits", RateLimited, "Nothing was accepted"),
+        (500, "no credits", UnknownOutcome, "may have accepted"),
+        (302, "no credits", BadAnswer, "no answer to a job"),
+        (400, "bad size", RequestRefused, "Change the named value"),
         (401, "invalid key", KeyRefused, "before the first top-up"),
         (429, "too many", RateLimited, "Nothing was accepted"),
     ],
 )
 def test_wavespeeds_refusals(status, message, kind, sentence):
     answer = reply({"code": status, "message": message}, status)
-    assert sentence in str(failing(kind, WAVESPEED, TEXT, WAVESPEED_PRICE, answer))
-
-
-def test_the_picture_is_uploaded_where_the_ticket_says_and_the_key_stays_here():
-    ticket = {"upload": {"method": "PUT", "url": "https://elsewhere.example/x", "headers": {"Content-Type": "image/png"}},
-              "download_url": "https://cdn.example/x.png"}  # fmt: skip
-    answers = [WAVESPEED_PRICE, body(ticket), reply(b""), WAVESPEED_CREATED]
-    calls, _ = play(WAVESPEED.submit(WAVESPEED.plan(IMAGE)), list(answers))
-    put, paid = calls[2:]
-    assert (put.method, put.url, put.authorize, put.body) == ("PUT", "https://elsewhere.example/x", False, IMAGE.image)
-    assert paid.json["image"] == "https://cdn.example/x.png" and paid.paid
-    assert failing(BadAnswer, WAVESPEED, IMAGE, WAVESPEED_PRICE, body({"upload": {}})).paid is False
+    said = str(failing(kind, WAVESPEED, TEXT, WAVESPEED_PRICE, answer))
+    assert sentence in said and ("first top-up" in said) == (status == 401)
 
 
 def test_a_lost_job_is_one_whose_own_input_is_the_payload():

@@ -41,6 +41,8 @@ from scripted_answers import (
     reply,
 )
 
+ASSET = reply({"asset": {"location": "s3://x"}, "fileContent": {"path": "images/x.png"}})
+REPLICATE_FILE = reply({"urls": {"get": "https://api.replicate.com/v1/files/f1"}}, 201)
 ALL = pytest.mark.parametrize("name", list(providers()))
 QUEUES = pytest.mark.parametrize("name", [name for name, provider in providers().items() if provider.follow])
 
@@ -55,6 +57,24 @@ def test_a_run_pays_once_is_accepted_once_and_delivers(name):
     assert delivery.pictures == (PICTURE[name],) and len(delivery.flags) == 1 and delivery.withheld == 0
     assert all(own_url(call.url, provider.hosts) for call in calls)
     assert isinstance(delivery.seed, int)
+    assert all(0 <= (call.progress.fraction or 0) <= 1 for call in calls if call.progress)
+
+
+@pytest.mark.parametrize(
+    ("module", "request_", "opening", "said"),
+    [
+        (core_today, TEXT, (), [("POST", "predictions", True), ("GET", f"predictions/{ID}", False)]),
+        (core_today, IMAGE, (), [("POST", "predictions/upload", True), ("GET", f"predictions/{ID}", False)]),
+        (one_min, TEXT, (), [("POST", "features", True)]),
+        (one_min, IMAGE, (ASSET,), [("POST", "assets", False), ("POST", "features", True)]),
+    ],
+)
+def test_where_no_official_client_is_the_calls_are_the_documents(module, request_, opening, said):
+    calls, _, _ = drive(module, request_, *opening, *GOOD[module.__name__.rpartition(".")[2]])
+    assert [(call.method, call.url, call.paid) for call in calls] == [
+        (method, f"{module.API}/{path}", paid) for method, path, paid in said
+    ]
+    assert {file.filename for call in calls for file in call.files} == ({"image.png"} if request_.image else set())
 
 
 @QUEUES
@@ -99,8 +119,7 @@ def test_fal_gets_the_image_as_a_data_uri():
 
 
 def test_replicate_gets_the_image_as_a_file_first():
-    uploaded = reply({"urls": {"get": "https://api.replicate.com/v1/files/f1"}}, 201)
-    calls, _, _ = drive(replicate, IMAGE, uploaded, *GOOD["replicate"])
+    calls, _, _ = drive(replicate, IMAGE, REPLICATE_FILE, *GOOD["replicate"])
     assert (calls[0].url, calls[0].paid, calls[0].files[0].name) == (f"{replicate.API}/files", False, "content")
     assert calls[1].json["input"]["image"] == "https://api.replicate.com/v1/files/f1" and calls[1].paid
 
@@ -124,17 +143,27 @@ def test_lumenfall_gets_a_form_of_texts():
 
 
 def test_1min_gets_the_path_of_an_asset():
-    asset = reply({"asset": {"location": "s3://x"}, "fileContent": {"path": "images/x.png"}})
-    calls, _, _ = drive(one_min, IMAGE, asset, *GOOD["one_min"])
+    calls, _, _ = drive(one_min, IMAGE, ASSET, *GOOD["one_min"])
     assert (calls[0].files[0].name, calls[0].files[0].filename) == ("asset", "image.png")
     assert calls[1].json["promptObject"]["image_prompt"] == "images/x.png"
-    assert failing(BadAnswer, one_min, IMAGE, reply({"asset": {}})).paid is False
+
+
+@pytest.mark.parametrize("body", [{"asset": {}}, {"fileContent": {"path": ""}}, {"fileContent": {"path": 5}}])
+def test_an_asset_without_a_path_ends_before_anything_is_paid(body):
+    assert failing(BadAnswer, one_min, IMAGE, reply(body)).paid is False
 
 
 @pytest.mark.parametrize("module", [replicate, one_min])
-def test_a_refused_upload_ends_before_anything_is_paid(module):
-    assert failing(KeyRefused, module, IMAGE, reply({"detail": "no"}, 401)).paid is False
-    assert failing(Unavailable, module, IMAGE, reply({"detail": "no"}, 503)).paid is False
+@pytest.mark.parametrize(("status", "kind"), [(400, RequestRefused), (401, KeyRefused), (503, Unavailable)])
+def test_a_refused_upload_ends_before_anything_is_paid(module, status, kind):
+    assert failing(kind, module, IMAGE, reply({"detail": "no"}, status)).paid is False
+
+
+@pytest.mark.parametrize(("module", "uploaded"), [(replicate, REPLICATE_FILE), (one_min, ASSET)])
+def test_an_upload_that_failed_at_the_provider_is_sent_again(module, uploaded):
+    good = GOOD[module.__name__.rpartition(".")[2]]
+    calls, _, delivery = drive(module, IMAGE, reply(b"", 500), uploaded, *good)
+    assert delivery.pictures and calls[0].url == calls[1].url and [call.paid for call in calls].count(True) == 1
 
 
 # ---- progress, logs, pauses
@@ -295,9 +324,24 @@ def test_fals_history_is_read_page_by_page_and_an_older_one_by_fals_own_clock():
     assert found == ({"request_id": "found"},) and calls[1].url.endswith("&cursor=a%2Fb")
     calls, found = play(fal.find_lost(fal.plan(TEXT), 48 * 3600.0), [pages[0], *pages])
     assert found and "&start=2026-09-19T13:13:20Z" in calls[1].url and "&start=" in calls[2].url
+    assert "&start=" not in play(fal.find_lost(fal.plan(TEXT), fal.ONE_DAY), list(pages))[0][1].url
     for unread in (reply({"items": [], "next_cursor": "more"}), reply({"items": {"request_id": "x"}})):
         with pytest.raises(Unavailable, match="cannot be read whole"):
             play(fal.find_lost(fal.plan(TEXT), 60.0), [unread])
+
+
+@pytest.mark.parametrize("cursor", ["", None, 5])
+def test_fals_history_ends_where_it_names_no_next_page(cursor):
+    calls, found = play(fal.find_lost(fal.plan(TEXT), 60.0), [reply({"items": [], "next_cursor": cursor})])
+    assert (len(calls), found) == (1, ())
+
+
+def test_what_was_found_is_taken_although_the_rest_of_the_list_cannot_be_read():
+    first = reply({"items": [fal_item()], "next_cursor": "more"})
+    assert play(fal.find_lost(fal.plan(TEXT), 60.0), [first, reply({}, 500)])[1] == ({"request_id": "found"},)
+    listed = {"id": "p1", "model": replicate.MODEL, "input": dict(replicate.plan(TEXT).payload["input"])}
+    first = reply({"results": [listed], "next": "https://api.replicate.com/v1/predictions?cursor=2"})
+    assert play(replicate.find_lost(replicate.plan(TEXT), 60.0), [first, reply({}, 500)])[1] == ({"id": "p1"},)
 
 
 def test_a_job_found_at_fal_can_be_followed():
@@ -311,6 +355,7 @@ def test_a_job_found_at_fal_can_be_followed():
         ({}, ({"id": "p1"},)),
         ({"model": "other/model"}, ()),
         ({"input": {"prompt": "a fox"}}, ()),
+        ({"input": dict(replicate.plan(TEXT).payload["input"], image="https://x.example/a.png")}, ()),
         ({"id": "a/b"}, ()),
     ],
 )
