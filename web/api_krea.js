@@ -157,7 +157,7 @@ function estimateContent(node, estimate) {
   const changes = estimate.changes.filter(({ input }) => !hasImage || !["image", "width", "height"].includes(input));
   return {
     ...priceOf(estimate, widgetOf(node, "images").value, !hasImage),
-    lines: [...overBudget(node, estimate.usd), ...wiredLines(node)],
+    lines: [...overBudget(node, estimate), ...wiredLines(node)],
     details: [...lorasOf(estimate), ...changeLines(changes), estimate.note].filter(Boolean),
   };
 }
@@ -165,7 +165,8 @@ function estimateContent(node, estimate) {
 /** Who is sent an address is said before it is. */
 const lorasOf = (estimate) => estimate.loras.map((lora) => say("LoRA {path}, strength {strength}", lora));
 
-function overBudget(node, usd) {
+function overBudget(node, { provider, usd }) {
+  if (provider === AUTO) return []; // another machine's page: who would be paid, and so how much, is not told there
   const limit = widgetOf(node, "max_cost_usd").value;
   if (limit < 0 || (usd !== null && usd <= limit)) return [];
   return [toned(say("max_cost_usd is {limit}: the run will be refused.", { limit }), "bad")];

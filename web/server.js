@@ -21,7 +21,14 @@ async function answerOf(response) {
 }
 
 /** JSON as Python writes it: NaN and Infinity, which JSON does not know, become texts, which ComfyUI reads as those. */
-const parsed = (text) => JSON.parse(text.replace(/"(?:[^"\\]|\\.)*"|-?Infinity|NaN/g, (it) => (it[0] === '"' ? it : `"${it}"`)));
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    const words = /"[^"\\]*(?:\\.[^"\\]*)*"|-?Infinity|NaN/g;
+    return JSON.parse(text.replace(words, (it) => (it[0] === '"' ? it : `"${it}"`)));
+  }
+}
 
 function sentenceOf(text) {
   try {

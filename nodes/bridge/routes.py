@@ -83,7 +83,7 @@ def detector_trouble(name: str) -> str | None:
 async def estimate(request: web.Request) -> web.Response:
     """What a run with these widget values would cost, as the node would send it; or why it would be refused.
 
-    Which provider has a key is the owner's to know: anybody else hears the dearest price for auto, and no name.
+    Which provider has a key is the owner's to know: for auto, anybody else hears the dearest price and nothing more.
     """
     return await with_body(functools.partial(estimate_of, is_owner(request)))(request)
 
@@ -93,31 +93,47 @@ async def estimate_of(for_owner: bool, body: Body) -> Body:
     has_image, has_mask = body.get("has_image"), body.get("has_mask")
     if not isinstance(values, dict) or not isinstance(name, str):
         raise web.HTTPBadRequest(text="provider must be a text, and values an object with the node's widgets.")
+    is_private = name == AUTO and not for_owner
     try:
         image, mask = inputs.BLANK_IMAGE if has_image else None, inputs.BLANK_MASK if has_mask else None
         request = inputs.request_of(**values, image=image, mask=mask)
-        return await execution.in_thread(priced, name, request, for_owner)
+        return await execution.in_thread(at_most if is_private else priced, name, request)
     except ProviderError as refusal:
-        return {"refused": execution.jobs().keys.redacted(str(refusal))}
+        # It says no more than was sent; what is hidden in it would tell which keys are set.
+        return {"refused": execution.jobs().keys.redacted(str(refusal)) if for_owner else str(refusal)}
 
 
-def priced(name: str, request: GenerationRequest, for_owner: bool) -> Body:
+def at_most(name: str, request: GenerationRequest) -> Body:
+    usd = execution.jobs().dearest(request)
+    note = "at most, at the providers whose price is known; which of them has a key is seen on ComfyUI's own machine"
+    return {
+        "provider": name,
+        "usd": report.rounded(usd),
+        "note": note,
+        "size": None,
+        "changes": [],
+        "loras": loras_of(request),
+    }
+
+
+def priced(name: str, request: GenerationRequest) -> Body:
     jobs = execution.jobs()
-    chosen = name
-    if name == AUTO:
-        chosen = jobs.choose(request)[0] if for_owner else jobs.dearest(request)
+    chosen = jobs.choose(request)[0] if name == AUTO else name
     known = jobs.estimate(chosen, request)
     provider = providers()[chosen]
     plan = provider.plan(replace(request, images=min(request.images, provider.max_images)))
     return {
-        "provider": chosen if for_owner else name,
+        "provider": chosen,
         "usd": report.rounded(known.usd),
-        "counted_usd": report.rounded(jobs.counted(chosen, request)),
         "note": known.note,
         "size": plan.size,
         "changes": [change.as_dict() for change in plan.changes],
-        "loras": [{"path": lora.path, "strength": lora.strength} for lora in request.loras],
+        "loras": loras_of(request),
     }
+
+
+def loras_of(request: GenerationRequest) -> list[Body]:
+    return [{"path": lora.path, "strength": lora.strength} for lora in request.loras]
 
 
 async def size(body: Body) -> Body:

@@ -143,11 +143,6 @@ class Jobs:
         parts = split_into_calls(request, provider.max_images)
         return total(estimate_of(provider, part, provider.plan(part)) for part in parts)
 
-    def counted(self, provider_id: str, request: GenerationRequest) -> float:
-        """US dollars that the limits count it as, also where nobody knows the price."""
-        usd = self.estimate(provider_id, request).usd
-        return self.limits.value(UNKNOWN_PRICE) * request.images if usd is None else usd
-
     def spent_today(self) -> float:
         """US dollars paid or reserved in the last 24 hours."""
         return self._journal.spent()[1]
@@ -172,19 +167,22 @@ class Jobs:
             raise KeyRefused(f"No provider has a key. Set one on the settings page, or as {variables}.")
         return sorted(prices, key=lambda name: prices[name])
 
-    def dearest(self, request: GenerationRequest) -> str:
-        """The provider that asks most for it, with or without a key: for those who may not know who has one."""
-        prices: dict[str, float] = {}
+    def dearest(self, request: GenerationRequest) -> float | None:
+        """US dollars at the provider that asks most, with or without a key; None where no price is known.
+
+        For those who may not know who has a key.
+        """
+        prices: list[float | None] = []
         refused = None
         for name, provider in self._providers.items():
             try:
                 if request.mode not in provider.unlisted_modes:
-                    prices[name] = self.estimate(name, request).usd or 0.0
+                    prices.append(self.estimate(name, request).usd)
             except ProviderError as error:
                 refused = error
         if refused and not prices:
             raise refused
-        return max(prices, key=lambda name: prices[name])
+        return max((usd for usd in prices if usd is not None), default=None)
 
     def pending(self) -> list[JobRecord]:
         """Paid, or perhaps paid, and not collected, oldest first. Those with an owner are under way."""

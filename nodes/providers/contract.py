@@ -209,7 +209,7 @@ class GenerationResult:
 class Parameter:
     """How a provider takes one of ComfyUI's inputs: `how` is passthrough, renamed, converted, emulated or unsupported.
 
-    `default` is what a provider does that does not know the input, where that is known: any other wish is reported."""
+    `default` is what the provider takes where nothing is sent, in our words where it has any."""
 
     how: str
     field: str = ""

@@ -90,16 +90,18 @@ HISTORY_PAGES = 6  # of 100 requests
 ONE_DAY = 23 * 3600.0  # seconds; what fal's history lists unless asked for more
 
 _COMMON = {
-    "steps": Parameter("renamed", "num_inference_steps", minimum=1, maximum=50),
-    "guidance": Parameter("renamed", "guidance_scale", minimum=1, maximum=20),
+    "steps": Parameter("renamed", "num_inference_steps", minimum=1, maximum=50, default=28),
+    "guidance": Parameter("renamed", "guidance_scale", minimum=1, maximum=20, default=4.5),
     "seed": Parameter("passthrough", "seed", "the lower 32 bits"),
-    "images": Parameter("renamed", "num_images", "more than 4 become several paid calls", 1, MAX_IMAGES),
-    "acceleration": Parameter("passthrough", "acceleration", choices=ACCELERATIONS),
-    "safety_checker": Parameter("renamed", "enable_safety_checker"),
-    "output_format": Parameter("converted", "output_format", "webp becomes png", choices=("png", "jpeg", "webp")),
+    "images": Parameter("renamed", "num_images", "more than 4 become several paid calls", 1, MAX_IMAGES, 1),
+    "acceleration": Parameter("passthrough", "acceleration", default="none", choices=ACCELERATIONS),
+    "safety_checker": Parameter("renamed", "enable_safety_checker", default=True),
+    "output_format": Parameter(
+        "converted", "output_format", "webp becomes png", default="jpeg", choices=("png", "jpeg", "webp")
+    ),
     "quality": Parameter("unsupported", note="fal writes JPEG at quality 95", default=95),
 }
-_SIZE = Parameter("converted", "image_size", "multiples of 16, at most 4 megapixels", 16, MAX_SIDE)
+_SIZE = Parameter("converted", "image_size", "multiples of 16, at most 4 megapixels", 16, MAX_SIDE, "landscape_4_3")
 _PROMPT = Parameter("passthrough", "prompt")
 _IMAGE = Parameter("renamed", "image_url", "sent as a data URI")
 _FOLLOWS_IMAGE = Parameter("unsupported", note="the size follows the input image")
@@ -111,11 +113,11 @@ PARAMETERS = {
         "prompt": _PROMPT,
         "image": _IMAGE,
         "loras": _LORAS,
-        "strength": Parameter("passthrough", "strength", minimum=0.01, maximum=1),
+        "strength": Parameter("passthrough", "strength", minimum=0.01, maximum=1, default=0.95),
         "width": _FOLLOWS_IMAGE,
         "height": _FOLLOWS_IMAGE,
         **_COMMON,
-        "steps": Parameter("renamed", "num_inference_steps", minimum=10, maximum=50),
+        "steps": Parameter("renamed", "num_inference_steps", minimum=10, maximum=50, default=40),
     },
     REDUX: {
         "prompt": Parameter("unsupported", note="fal's Redux takes an image and no prompt", default=""),
@@ -129,12 +131,14 @@ _OF_LORA_APP = {
     "prompt": _PROMPT,
     "loras": _LORAS,
     **_COMMON,
-    "guidance": Parameter("renamed", "guidance_scale", minimum=0, maximum=35),
-    "acceleration": Parameter("converted", "acceleration", "high becomes regular", choices=ACCELERATIONS),
+    "guidance": Parameter("renamed", "guidance_scale", minimum=0, maximum=35, default=3.5),
+    "acceleration": Parameter(
+        "converted", "acceleration", "high becomes regular", default="none", choices=ACCELERATIONS
+    ),
 }
 _WITH_IMAGE = {
     "image": _IMAGE,
-    "strength": Parameter("passthrough", "strength", minimum=0.01, maximum=1),
+    "strength": Parameter("passthrough", "strength", minimum=0.01, maximum=1, default=0.85),
     "width": _FOLLOWS_IMAGE,
     "height": _FOLLOWS_IMAGE,
 }

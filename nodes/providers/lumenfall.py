@@ -76,10 +76,10 @@ TIMEOUT = 600.0  # seconds without a byte; slow models behind it have taken seve
 _ONLY_FORCED = 'sent only where extra names a model at fal or Replicate, such as {"model": "fal/flux.1-krea-dev"}'
 _COMMON = {
     "prompt": Parameter("renamed", "prompt", f"at most {MAX_PROMPT} characters"),
-    "steps": Parameter("renamed", "num_inference_steps", minimum=1, maximum=50),
+    "steps": Parameter("renamed", "num_inference_steps", minimum=1, maximum=50, default=28),
     "guidance": Parameter("renamed", "cfg_scale", "the range that both its routes take", 1, 10),
     "seed": Parameter("passthrough", "seed", "the lower 32 bits"),
-    "images": Parameter("emulated", "n", "made in parallel, each one paid", 1, MAX_IMAGES),
+    "images": Parameter("emulated", "n", "made in parallel, each one paid", 1, MAX_IMAGES, 1),
     "acceleration": Parameter("converted", "acceleration, go_fast", _ONLY_FORCED, choices=ACCELERATIONS),
     "safety_checker": Parameter("converted", "enable_safety_checker, disable_safety_checker", _ONLY_FORCED),
     "output_format": Parameter("passthrough", "output_format", choices=("png", "jpeg", "webp", "avif", "gif")),

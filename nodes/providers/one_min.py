@@ -48,21 +48,26 @@ TIMEOUT = 300.0  # seconds without a byte while it works
 
 _COMMON = {
     "prompt": Parameter("passthrough", "prompt"),
-    "steps": Parameter("renamed", "num_inference_steps", minimum=1, maximum=50),
-    "guidance": Parameter("passthrough", "guidance", "its page says 50, the model behind it takes 10", 0, 10),
+    "steps": Parameter("renamed", "num_inference_steps", minimum=1, maximum=50, default=28),
+    "guidance": Parameter("passthrough", "guidance", "its page says 50, the model behind it takes 10", 0, 10, 3.5),
     "seed": Parameter("passthrough", "seed", "the lower 32 bits"),
-    "images": Parameter("emulated", note="one paid call for each picture", minimum=1, maximum=1),
+    "images": Parameter("emulated", note="one paid call for each picture", minimum=1, maximum=1, default=1),
     "acceleration": Parameter(
-        "converted", "go_fast", "regular and high both mean fp8, where a seed does not repeat", choices=ACCELERATIONS
+        "converted",
+        "go_fast",
+        "regular and high both mean fp8, where a seed does not repeat",
+        default="none",
+        choices=ACCELERATIONS,
     ),
-    "safety_checker": Parameter("converted", "disable_safety_checker", "the opposite switch"),
+    "safety_checker": Parameter("converted", "disable_safety_checker", "the opposite switch", default=True),
     "output_format": Parameter("unsupported", note="1min.ai chooses the format itself", default="webp"),
-    "quality": Parameter("renamed", "output_quality", "of the format 1min.ai chooses", 0, 100),
+    "quality": Parameter("renamed", "output_quality", "of the format 1min.ai chooses", 0, 100, 80),
 }
 _SIZE = Parameter(
     "converted",
     "aspect_ratio, megapixels",
     "the nearest of seven ratios at 1 or 0.25 megapixels",
+    default="1:1",
 )
 _FOLLOWS_IMAGE = Parameter("unsupported", note="the size follows the input image")
 
@@ -71,7 +76,7 @@ PARAMETERS = {
     IMAGE_TO_IMAGE: {
         **_COMMON,
         "image": Parameter("renamed", "image_prompt", "uploaded as an asset"),
-        "strength": Parameter("renamed", "prompt_strength", minimum=0, maximum=1),
+        "strength": Parameter("renamed", "prompt_strength", minimum=0, maximum=1, default=0.8),
         "width": _FOLLOWS_IMAGE,
         "height": _FOLLOWS_IMAGE,
     },

@@ -243,8 +243,9 @@ class PayloadBuilder:
         )
 
     def _report_unsupported(self) -> None:
+        """An unsupported input's `default` is what the provider does anyway; any other wish is reported."""
         for name, parameter in self.table.items():
-            if parameter.default is None:
+            if parameter.how != "unsupported" or parameter.default is None:
                 continue
             if name == "quality" and self.request.output_format == "png":
                 continue  # PNG has no quality

@@ -63,21 +63,28 @@ LISTED_PAGES = 6  # of 100 predictions
 
 _COMMON = {
     "prompt": Parameter("passthrough", "prompt"),
-    "steps": Parameter("renamed", "num_inference_steps", minimum=1, maximum=50),
-    "guidance": Parameter("passthrough", "guidance", minimum=0, maximum=10),
+    "steps": Parameter("renamed", "num_inference_steps", minimum=1, maximum=50, default=28),
+    "guidance": Parameter("passthrough", "guidance", minimum=0, maximum=10, default=3),
     "seed": Parameter("converted", "seed", "the lower 32 bits; 0 means random here and becomes 4294967294"),
-    "images": Parameter("renamed", "num_outputs", "more than 4 become several paid calls", 1, MAX_IMAGES),
+    "images": Parameter("renamed", "num_outputs", "more than 4 become several paid calls", 1, MAX_IMAGES, 1),
     "acceleration": Parameter(
-        "converted", "go_fast", "regular and high both mean fp8, where a seed does not repeat", choices=ACCELERATIONS
+        "converted",
+        "go_fast",
+        "regular and high both mean fp8, where a seed does not repeat",
+        default="regular",
+        choices=ACCELERATIONS,
     ),
-    "safety_checker": Parameter("converted", "disable_safety_checker", "the opposite switch"),
-    "output_format": Parameter("converted", "output_format", "jpeg is called jpg", choices=("png", "jpeg", "webp")),
-    "quality": Parameter("renamed", "output_quality", "not for png", 0, 100),
+    "safety_checker": Parameter("converted", "disable_safety_checker", "the opposite switch", default=True),
+    "output_format": Parameter(
+        "converted", "output_format", "jpeg is called jpg", default="webp", choices=("png", "jpeg", "webp")
+    ),
+    "quality": Parameter("renamed", "output_quality", "not for png", 0, 100, 80),
 }
 _SIZE = Parameter(
     "converted",
     "aspect_ratio, megapixels",
     "the nearest of eleven ratios at 1 or 0.25 megapixels",
+    default="1:1 at 1 megapixel",
 )
 _FOLLOWS_IMAGE = Parameter("unsupported", note="the size follows the input image")
 
@@ -86,7 +93,7 @@ PARAMETERS = {
     IMAGE_TO_IMAGE: {
         **_COMMON,
         "image": Parameter("renamed", "image", "uploaded as a file"),
-        "strength": Parameter("renamed", "prompt_strength", minimum=0, maximum=1),
+        "strength": Parameter("renamed", "prompt_strength", minimum=0, maximum=1, default=0.8),
         "width": _FOLLOWS_IMAGE,
         "height": _FOLLOWS_IMAGE,
     },
@@ -129,7 +136,7 @@ def _put_speed(payload: PayloadBuilder) -> None:
 def _image_size(image: bytes) -> Size | None:
     """The size an input keeps: sides that are multiples of 16 and not scaled down. Else only Replicate knows."""
     sides = png_size(image)
-    return sides if all(side % 16 == 0 and side <= MAX_INPUT_SIDE for side in sides) else None
+    return sides if all(side % 16 == 0 and 0 < side <= MAX_INPUT_SIDE for side in sides) else None
 
 
 def plan(request: GenerationRequest) -> Plan:

@@ -57,26 +57,26 @@ PATIENCE = ((0.5, 20), (3.0, 100))
 
 _COMMON = {
     "prompt": Parameter("renamed", "positivePrompt", "2 to 3000 characters"),
-    "steps": Parameter("passthrough", "steps", minimum=1, maximum=100),
-    "guidance": Parameter("renamed", "CFGScale", minimum=0, maximum=50),
+    "steps": Parameter("passthrough", "steps", minimum=1, maximum=100, default=20),
+    "guidance": Parameter("renamed", "CFGScale", minimum=0, maximum=50, default=7),
     "seed": Parameter("passthrough", "seed", "the lower 32 bits"),
-    "images": Parameter("emulated", "numberResults", "one paid call for each picture", 1, 1),
+    "images": Parameter("emulated", "numberResults", "one paid call for each picture", 1, 1, 1),
     "acceleration": Parameter(
         "unsupported",
         note="extra acceleratorOptions says it in Runware's words",
         default="none",
         choices=ACCELERATIONS,
     ),
-    "safety_checker": Parameter("converted", "safety", "flagged pictures are delivered all the same"),
-    "output_format": Parameter("converted", "outputFormat", "in capitals", choices=tuple(FORMATS)),
-    "quality": Parameter("renamed", "outputQuality", "not for png", 20, 99),
+    "safety_checker": Parameter("converted", "safety", "flagged pictures are delivered all the same", default=False),
+    "output_format": Parameter("converted", "outputFormat", "in capitals", default="jpeg", choices=tuple(FORMATS)),
+    "quality": Parameter("renamed", "outputQuality", "not for png", 20, 99, 95),
     "loras": Parameter("renamed", "lora", "AIR ids only, such as civitai:1234@5678"),
 }
 _SIZE = Parameter("converted", "width, height", "multiples of 64", SHORTEST_SIDE, LONGEST_SIDE)
 _SIZE_OF_IMAGE = Parameter("converted", "width, height", "the input image's, in multiples of 64")
 _WITH_IMAGE = {
     "image": Parameter("converted", "inputs", "sent as a data URI; Runware's page does not list it for this model"),
-    "strength": Parameter("passthrough", "strength", minimum=0, maximum=1),
+    "strength": Parameter("passthrough", "strength", minimum=0, maximum=1, default=0.8),
     "width": _SIZE_OF_IMAGE,
     "height": _SIZE_OF_IMAGE,
 }

@@ -71,25 +71,25 @@ NO_PICTURE = ("failed", "timeout", "cancelled", "deleted")  # states
 _COMMON = {
     "prompt": Parameter("passthrough", "prompt"),
     "steps": Parameter("unsupported", note="WaveSpeed sets the number of steps itself", default=ITS_OWN),
-    "guidance": Parameter("renamed", "guidance_scale", minimum=0, maximum=20),
+    "guidance": Parameter("renamed", "guidance_scale", minimum=0, maximum=20, default=3.5),
     "seed": Parameter("passthrough", "seed", "the lower 31 bits"),
-    "images": Parameter("emulated", note="one paid call for each picture", minimum=1, maximum=1),
+    "images": Parameter("emulated", note="one paid call for each picture", minimum=1, maximum=1, default=1),
     "acceleration": Parameter(
         "unsupported", note="WaveSpeed has no switch for it", default="none", choices=ACCELERATIONS
     ),
     "safety_checker": Parameter("unsupported", note="WaveSpeed has no switch for it", default=True),
-    "output_format": Parameter("passthrough", "output_format", choices=("png", "jpeg", "webp")),
+    "output_format": Parameter("passthrough", "output_format", default="jpeg", choices=("png", "jpeg", "webp")),
     "quality": Parameter("unsupported", note="WaveSpeed sets the quality itself", default=ITS_OWN),
     "loras": Parameter("renamed", "loras", "up to 3 https addresses or Hugging Face ids"),
 }
-_SIZE = Parameter("converted", "size", "multiples of 16", SHORTEST_SIDE, LONGEST_SIDE)
+_SIZE = Parameter("converted", "size", "multiples of 16", SHORTEST_SIDE, LONGEST_SIDE, "1024*1024")
 _SIZE_OF_IMAGE = Parameter("converted", "size", "the input image's, in multiples of 16")
 PARAMETERS = {
     TEXT_TO_IMAGE: {**_COMMON, "width": _SIZE, "height": _SIZE},
     IMAGE_TO_IMAGE: {
         **_COMMON,
         "image": Parameter("renamed", "image", "uploaded as a file"),
-        "strength": Parameter("passthrough", "strength", minimum=0, maximum=1),
+        "strength": Parameter("passthrough", "strength", minimum=0, maximum=1, default=0.8),
         "width": _SIZE_OF_IMAGE,
         "height": _SIZE_OF_IMAGE,
     },

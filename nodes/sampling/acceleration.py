@@ -29,7 +29,8 @@ KEY = "flux_krea_acceleration"
 NONE = "none"
 FEWEST_STEPS = 3  # that are computed: the first and the last two
 SLOPE = 0.5  # how far a prediction goes from the last answer towards the line through the last two
-SAME_LEVEL = 1e-4  # two noise levels nearer than this, relatively, are one: samplers recompute them
+SAME_LEVEL = 2e-6  # two noise levels nearer than this, relatively, are one: samplers recompute them
+OWN_LEVELS = ("dpm_fast_function", "dpm_adaptive_function")  # k-diffusion's samplers that do not go from sigma to sigma
 
 # What other caches put into a model's transformer options.
 OTHER_CACHES = {
@@ -91,19 +92,20 @@ def computed_steps(total: int, count: int) -> frozenset[int]:
 
 @dataclass
 class Answers:
-    """What the model said to one kind of call, and what was said in its place since then.
+    """What the model said to one kind of call, at the step `last_computed` last, and what was said in its place since then.
 
     `computed` (noise level, answer): the last three, through which lines and curves go. `predicted` (noise level, next noise
     level, answer): those since the last computed one.
     """
 
     computed: list[tuple[float, torch.Tensor]] = field(default_factory=list)
+    last_computed: int = -1
     predicted: list[tuple[float, float, torch.Tensor]] = field(default_factory=list)
     evaluations: int = 0
     computed_evaluations: int = 0
 
     def can_predict(self, level: float) -> bool:
-        """Never at a level that was just computed, nor above it: that is a look of another kind."""
+        """Never at a level that was just computed, nor above it: there the sampler looks once more."""
         return bool(self.computed) and is_above(self.computed[-1][0], level)
 
     def keep(self, level: float, answer: torch.Tensor) -> None:
@@ -151,12 +153,15 @@ def correction(answers: Answers, step: float) -> torch.Tensor | None:
 class Run:
     """One sampling: its noise levels, its plan, and the answers of each kind of call. It ends with the run."""
 
-    def __init__(self, levels: list[float], count: int, pattern: frozenset[int] | None, sampler):
+    def __init__(self, levels: list[float], count: int, pattern: frozenset[int] | None, guider, sampler):
         self.levels = levels
         self.is_euler, self.adds_noise = is_plain_euler(sampler), adds_noise(sampler)
+        self.is_counted = self.is_euler and not is_wrapped(guider.model_options["transformer_options"])
         steps = len(levels) - 1
         self.plan = frozenset(range(steps)) - pattern if pattern is not None else computed_steps(steps, count)
         self.answers: dict[tuple, Answers] = {}
+        self.nets = control_nets(guider.conds)
+        self.open_nets: tuple[bool, ...] = ()
         self.step, self.level = -1, math.inf
         self.looks: dict[tuple, int] = {}
 
@@ -165,15 +170,21 @@ class Run:
         """The noise level of the next step."""
         return self.levels[self.step + 1]
 
+    def are_stale(self, answers: Answers) -> bool:
+        """Whether a planned step has gone by without a call of their kind."""
+        return answers.last_computed < max((step for step in self.plan if step < self.step), default=0)
+
     def look(self, sigma: torch.Tensor) -> None:
-        """The sampler asks again. Euler asks once for each level of the run, so nobody need wait for the GPU to tell."""
-        if self.is_euler:
+        """The sampler asks again. Euler asks once for each level of the run, so nobody need wait for the GPU to tell, unless
+        another pack's wrapper may ask twice or not at all."""
+        if self.is_counted:
             self.step += 1
             self.level = self.levels[self.step]
         else:
             self.level = float(sigma.max())
             self.step = sum(is_above(level, self.level) for level in self.levels[:-2])
         self.looks = {}
+        self.open_nets = tuple(is_open(net, self.level) for net in self.nets)
 
     def answers_to(self, call: ModelCall) -> Answers:
         """Those to calls of this very kind: the same prompts, sizes, device, patches on the blocks, references in the
@@ -188,6 +199,7 @@ class Run:
             frozenset(block for blocks in options.get("patches_replace", {}).values() for block in blocks),
             options.get(redux.KEY),
             tuple((name, tuple(part is None for part in parts)) for name, parts in sorted(control.items())),
+            self.open_nets,
         )
         number = self.looks[kind] = self.looks.get(kind, -1) + 1
         return self.answers.setdefault((*kind, number), Answers())
@@ -200,6 +212,7 @@ class Acceleration:
         """`pattern`: exactly these steps are predicted, by number, from 0; for tests and benchmarks."""
         self.wanted, self.pattern = wanted, pattern
         self.evaluations = self.computed = 0
+        self.refused = ""
 
     def attach(self, model):
         """A clone of the model with the acceleration around it."""
@@ -208,14 +221,15 @@ class Acceleration:
         return model
 
     def report(self) -> str:
-        return f"{self.computed} of {self.evaluations} evaluations computed"
+        return self.refused or f"{self.computed} of {self.evaluations} evaluations computed"
 
     def around_sampling(self, executor, noise, latent_image, sampler, sigmas, *arguments, **keywords):
         guider = executor.class_obj
-        if changes_with_time(guider.conds):
-            logging.warning("Krea Sampler: hook keyframes change the model during the run, so every step is computed.")
+        self.refused = why_all(guider, sampler)
+        if self.refused:
+            logging.warning("Krea Sampler: %s", self.refused)
             return executor(noise, latent_image, sampler, sigmas, *arguments, **keywords)
-        run = Run(sigmas.tolist(), self.wanted.of(len(sigmas) - 1), self.pattern, sampler)
+        run = Run(sigmas.tolist(), self.wanted.of(len(sigmas) - 1), self.pattern, guider, sampler)
         options = guider.model_options["transformer_options"]
         wrap(options, WrappersMP.PREDICT_NOISE, functools.partial(around_look, run))
         wrap(options, WrappersMP.APPLY_MODEL, functools.partial(around_model, run))
@@ -254,13 +268,18 @@ def around_model(run: Run, executor, *arguments, **keywords) -> torch.Tensor:
     refuse_other_caches(executor.class_obj)
     answers, level, following = run.answers_to(call), run.level, run.following
     answers.evaluations += 1
-    if run.step not in run.plan and answers.can_predict(level):
+    if run.are_stale(answers):
+        answers.predicted.clear()
+    elif run.step not in run.plan and answers.can_predict(level):
         answer = prediction(answers.computed, level)
         answers.predicted.append((level, following, answer))
         return answer if run.adds_noise else call.x - level * answer
     denoised = call.through(executor)
     answers.computed_evaluations += 1
     answers.keep(level, denoised if run.adds_noise else (call.x - denoised) / level)
+    answers.last_computed = run.step
+    if following == level:
+        return denoised  # nothing moves in this step
     correct = correction(answers, following - level) if run.is_euler else None
     answers.predicted.clear()
     return denoised if correct is None else denoised - level * correct
@@ -276,6 +295,39 @@ def adds_noise(sampler) -> bool:
     """Whether it is one of the ancestral and stochastic samplers: k-diffusion hands those a source of noise."""
     function = getattr(sampler, "sampler_function", None)
     return function is not None and "noise_sampler" in inspect.signature(function).parameters
+
+
+def is_wrapped(options: dict) -> bool:
+    """Whether another pack stands between the sampler and our count of its looks."""
+    wrappers = options.get("wrappers", {})
+    kinds = (WrappersMP.SAMPLER_SAMPLE, WrappersMP.PREDICT_NOISE)
+    return any(key != KEY for kind in kinds for key in wrappers.get(kind, {}))
+
+
+def why_all(guider, sampler) -> str:
+    """Why no step may be left out, "" where some may."""
+    if changes_with_time(guider.conds):
+        return "hook keyframes change the model during the run, so every step is computed."
+    if getattr(getattr(sampler, "sampler_function", None), "__name__", "") in OWN_LEVELS:
+        return "this sampler chooses its own noise levels, so every step is computed."
+    return ""
+
+
+def control_nets(conds: dict) -> list:
+    """Each ControlNet of all prompts, with those it was applied after."""
+    nets = []
+    for cond in (cond for prompts in conds.values() for cond in prompts):
+        net = cond.get("control")
+        while net is not None:
+            nets.append(net)
+            net = getattr(net, "previous_controlnet", None)
+    return nets
+
+
+def is_open(net, level: float) -> bool:
+    """Whether it has a say at this noise level, as its own get_control asks."""
+    span = getattr(net, "timestep_range", None)
+    return span is None or span[1] <= level <= span[0]
 
 
 def changes_with_time(conds: dict) -> bool:

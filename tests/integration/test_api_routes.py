@@ -113,10 +113,14 @@ def test_the_page_on_another_machine_does_not_hear_who_has_a_key(ask, machine):
     here = ask("estimate", body).json()
     there = ask("estimate", body, **ELSEWHERE[machine]).json()
     assert here["provider"] in PROVIDERS and there["provider"] == "auto"
-    assert there["usd"] > here["usd"]
+    assert there["usd"] > here["usd"] and (there["size"], there["changes"]) == (None, [])
+    guess = {"provider": "fal", "values": {**VALUES, "extra": "k" * 32}}
+    refused = ask("estimate", guess, **ELSEWHERE[machine]).json()
     with_a_key = ask("keys", {"provider": "runware", "key": "k" * 32})
     assert with_a_key.ok and ask("estimate", body).json()["provider"] == "runware"
     assert ask("estimate", body, **ELSEWHERE[machine]).json() == there
+    assert "[hidden]" in ask("estimate", guess).json()["refused"]
+    assert ask("estimate", guess, **ELSEWHERE[machine]).json() == refused
 
 
 FOREIGN = {

@@ -9,7 +9,7 @@ import pytest
 from fake_provider import API, PROVIDERS, QUEUE, QUICK, Call, asked, jobs_in
 from flux_krea.nodes.jobs import journal as journal_module
 from flux_krea.nodes.jobs.jobs import Jobs
-from flux_krea.nodes.jobs.limits import PER_DAY, UNKNOWN_PRICE
+from flux_krea.nodes.jobs.limits import PER_DAY
 from flux_krea.nodes.providers.contract import Estimate, KeyRefused, ProviderError, Unavailable, Unsupported
 from test_paid_call import failure, run, until
 
@@ -28,15 +28,6 @@ def test_what_is_left_of_today_is_never_less_than_nothing(jobs, limit, left):
     run(jobs)
     jobs.limits.set(PER_DAY, limit)
     assert jobs.spent_today() == 0.025 and jobs.left_today() == pytest.approx(left)
-
-
-def test_a_price_that_nobody_knows_counts_for_each_picture(tmp_path):
-    jobs = jobs_at(tmp_path, fake=QUEUE, unknown=replace(QUEUE, estimate=lambda request: Estimate(None)))
-    assert jobs.counted("fake", asked(images=3)) == pytest.approx(0.075)
-    assert jobs.estimate("unknown", asked(images=3)).usd is None
-    assert jobs.counted("unknown", asked(images=3)) == pytest.approx(0.3)
-    jobs.limits.set(UNKNOWN_PRICE, 0.5)
-    assert jobs.counted("unknown", asked(images=3)) == pytest.approx(1.5)
 
 
 # Pictures

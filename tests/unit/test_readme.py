@@ -62,7 +62,8 @@ def cell(parameter) -> str:
     limits = dict.fromkeys(f"{limit:g}" for limit in (parameter.minimum, parameter.maximum) if limit is not None)
     field = " ".join(filter(None, [MARKS[parameter.how], f"`{parameter.field}`" if parameter.field else ""]))
     choices = ", ".join(map(str, parameter.choices))
-    parts = [field, " to ".join(limits), choices and f"one of {choices}", parameter.note]
+    default = "" if parameter.default is None else f"{parameter.default} where nothing is sent"
+    parts = [field, " to ".join(limits), choices and f"one of {choices}", default, parameter.note]
     return "; ".join(filter(None, parts)).replace("|", "\\|")
 
 

@@ -157,18 +157,23 @@ class ProbeControl:
         control = ConstantControl()
         control.width = width
         control.timestep_percent_range = (0.0, end_percent)
+        control.set_previous_controlnet(conditioning[0][1].get("control"))
         return ([[text, {**options, "control": control}] for text, options in conditioning],)
 
 
 class ConstantControl(comfy.controlnet.ControlBase):
     width = 3072
 
-    def get_control(self, x_noisy, t, cond, batched_number, *_):
+    def get_control(self, x_noisy, t, cond, batched_number, *more):
+        before = None
+        if self.previous_controlnet is not None:
+            before = self.previous_controlnet.get_control(x_noisy, t, cond, batched_number, *more)
         if t[0] < self.timestep_range[1]:
-            return None
+            return before
         tokens = x_noisy.shape[-2] * x_noisy.shape[-1] // 4
         add = torch.randn(1, tokens, self.width, generator=torch.Generator().manual_seed(0))
         add = add.expand(len(x_noisy), -1, -1).to(x_noisy)
+        add = add if before is None else add + before["input"][0]
         return {"input": [add], "output": [add]}
 
     def get_models(self):
