@@ -104,6 +104,7 @@ async def estimate_of(for_owner: bool, body: Body) -> Body:
 
 
 def at_most(name: str, request: GenerationRequest) -> Body:
+    """In place of `priced`, for who may not know who is paid."""
     usd = execution.jobs().dearest(request)
     note = "at most, at the providers whose price is known; which of them has a key is seen on ComfyUI's own machine"
     return {

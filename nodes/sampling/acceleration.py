@@ -29,8 +29,11 @@ KEY = "flux_krea_acceleration"
 NONE = "none"
 FEWEST_STEPS = 3  # that are computed: the first and the last two
 SLOPE = 0.5  # how far a prediction goes from the last answer towards the line through the last two
+FARTHEST = 4.0  # times the distance of two points that a line through them tells anything
 SAME_LEVEL = 2e-6  # two noise levels nearer than this, relatively, are one: samplers recompute them
 OWN_LEVELS = ("dpm_fast_function", "dpm_adaptive_function")  # k-diffusion's samplers that do not go from sigma to sigma
+
+Point = tuple[float, torch.Tensor]  # (noise level, answer)
 
 # What other caches put into a model's transformer options.
 OTHER_CACHES = {
@@ -98,7 +101,7 @@ class Answers:
     level, answer): those since the last computed one.
     """
 
-    computed: list[tuple[float, torch.Tensor]] = field(default_factory=list)
+    computed: list[Point] = field(default_factory=list)
     last_computed: int = -1
     predicted: list[tuple[float, float, torch.Tensor]] = field(default_factory=list)
     evaluations: int = 0
@@ -113,14 +116,21 @@ class Answers:
         if len(earlier) < len(self.computed) and is_above(level, self.computed[-1][0]):
             earlier = []  # the noise has risen again
         self.computed = [*earlier[-2:], (level, answer)]
+        if len(self.computed) == 3 and is_too_far(level, *self.computed[:2]):
+            del self.computed[0]
 
 
 def is_above(level: float, other: float) -> bool:
     return level > other * (1 + SAME_LEVEL)
 
 
-def curve(points: list[tuple[float, torch.Tensor]], level: float) -> torch.Tensor:
-    """The value at `level` of the polynomial through these points: a line through two, a parabola through three; of one, it."""
+def is_too_far(level: float, before: Point, last: Point) -> bool:
+    """Whether two points lie so near each other that what is between them says nothing of this level."""
+    return last[0] - level > FARTHEST * (before[0] - last[0])
+
+
+def curve(points: list[Point], level: float) -> torch.Tensor:
+    """The value at `level` of the polynomial through these points: a line through two, a parabola through three."""
     total = None
     for here, value in points:
         weight = math.prod((level - there) / (here - there) for there, _ in points if there != here)
@@ -128,9 +138,11 @@ def curve(points: list[tuple[float, torch.Tensor]], level: float) -> torch.Tenso
     return total
 
 
-def prediction(points: list[tuple[float, torch.Tensor]], level: float) -> torch.Tensor:
+def prediction(points: list[Point], level: float) -> torch.Tensor:
     """Half-way between the last answer and the line: on a trained miniature nearer to the model's own than either."""
     last = points[-1][1]
+    if len(points) == 1 or is_too_far(level, *points[-2:]):
+        return last
     return last.lerp(curve(points[-2:], level), SLOPE)
 
 

@@ -168,16 +168,8 @@ def samplers(drawing: Drawing, steps: int = 28) -> Iterable[dict]:
         plain = mean_error(drawing.drawn(budget.of(steps), sampler=name), full)
         attached = acceleration.Acceleration(budget)
         error = mean_error(drawing.drawn(steps, attached.attach(drawing.model), sampler=name), full)
-        yield {
-            "bench": f"acceleration on the trained miniature, {steps} steps of {name}, half of them",
-            "ours": round(error, 5),
-            "reference": round(plain, 5),
-            "ratio": round(error / plain, 3),
-            "unit": "relative L2 of the latent; the reference is as many plain steps",
-            "n": len(full),
-            "device": _engine.DEVICE,
-            "computed": attached.report(),
-        }
+        title = f"{steps} steps of {name}, half of them"
+        yield share(title, error, plain, "as many plain steps", len(full), computed=attached.report())
 
 
 def effects(drawing: Drawing, steps: int = 28) -> Iterable[dict]:
@@ -194,16 +186,8 @@ def effects(drawing: Drawing, steps: int = 28) -> Iterable[dict]:
         for word, budget in acceleration.WORDS.items():
             attached = acceleration.Acceleration(budget)
             error = mean_error(drawing.drawn(steps, attached.attach(model), change), full)
-            yield {
-                "bench": f"acceleration on the trained miniature, {steps} steps, {word} beside {name}",
-                "ours": round(error, 5),
-                "reference": round(effect, 5),
-                "ratio": round(error / effect, 3),
-                "unit": "relative L2 of the latent; the reference is the whole effect",
-                "n": len(full),
-                "device": _engine.DEVICE,
-                "computed": attached.report(),
-            }
+            title = f"{steps} steps, {word} beside {name}"
+            yield share(title, error, effect, "the whole effect", len(full), computed=attached.report())
 
 
 def mean_error(results: list[torch.Tensor], full: list[torch.Tensor]) -> float:
@@ -219,18 +203,21 @@ def plain_error(drawing: Drawing, steps: int, computed: int, known: dict[int, fl
 
 
 def row(drawing: Drawing, name: str, steps: int, computed: float, results: list, reference: float) -> dict:
-    error = drawing.error(results, steps)
+    figures = {"computed": round(computed, 2), "evaluations": steps, "met": drawing.met(results)}
+    return share(name, drawing.error(results, steps), reference, "as many plain steps", len(results), **figures)
+
+
+def share(title: str, error: float, reference: float, of_what: str, count: int, **figures) -> dict:
+    """A benchmark's row: an error, and its share of another."""
     return {
-        "bench": f"acceleration on the trained miniature, {name}",
+        "bench": f"acceleration on the trained miniature, {title}",
         "ours": round(error, 5),
         "reference": round(reference, 5),
         "ratio": round(error / reference, 3) if reference else None,
-        "unit": "relative L2 of the latent",
-        "n": len(results),
+        "unit": f"relative L2 of the latent; the reference is {of_what}",
+        "n": count,
         "device": _engine.DEVICE,
-        "computed": round(computed, 2),
-        "evaluations": steps,
-        "met": drawing.met(results),
+        **figures,
     }
 
 

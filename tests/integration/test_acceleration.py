@@ -162,6 +162,37 @@ def test_a_reference_that_ends_in_the_middle_is_not_mixed_with_what_follows(comf
     assert texts[0] == "reference 1 of Krea Redux counts in 6 of 12 steps, 1 to 6, with strength 0.5."
 
 
+ODD_LEVELS = {
+    "repeated": ("1 0.9 0.8 0.8 0.7 0.6 0.5 0.4 0.3 0", "1 3 4 6", "6 of 9"),  # what was just asked is not predicted
+    "close together, as for very large pictures": ("1 0.99999 0.99997 0.9 0.7 0.5 0.3 0", "1 3", "5 of 7"),
+}
+
+
+@pytest.mark.parametrize("case", ODD_LEVELS)
+def test_odd_noise_levels_are_sampled_as_planned_and_end_in_numbers(comfyui, case):
+    levels, pattern, counted = ODD_LEVELS[case]
+    graph = AcceleratedGraph()
+    sampler = [graph.add("KSamplerSelect", sampler_name="euler"), 0]
+    sigmas = [graph.add("ProbeSigmas", levels=levels), 0]
+
+    def latent(model):
+        return [
+            graph.add(
+                "SamplerCustom", model=model, add_noise=True, noise_seed=7, cfg=1.0, positive=graph.prompt,
+                negative=graph.prompt, sampler=sampler, sigmas=sigmas, latent_image=graph.latent,
+            ), 0,
+        ]  # fmt: skip
+
+    accelerated = latent(graph.predicting(case, pattern))
+    close = graph.compare(accelerated, latent(graph.model))
+    report = graph.report(accelerated, case)
+
+    history = comfyui.run(graph)
+
+    assert seen(history, report).report == f"{counted} evaluations computed"
+    assert 0 < seen(history, close).relative < 0.9
+
+
 def test_block_patches_of_other_packs_run_in_every_computed_step(comfyui):
     graph, tag = AcceleratedGraph(), "patched"
     patched = [graph.add("ProbeBlockPatch", model=graph.model, kind="single_block", number=0, tag=tag), 0]

@@ -62,10 +62,23 @@ class ProbeText:
         return (conditioning(seed, tokens),)
 
 
+class ProbeSigmas:
+    """Any noise levels, as text with spaces."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "read", ("SIGMAS",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"levels": ("STRING", {})}}
+
+    def read(self, levels):
+        return (torch.tensor([float(level) for level in levels.split()]),)
+
+
 def conditioning(seed: int = 0, tokens: int = 16) -> list:
     generator = torch.Generator().manual_seed(seed)
     text = torch.randn(1, tokens, 4096, generator=generator)
     return [[text, {"pooled_output": torch.randn(1, 768, generator=generator)}]]
 
 
-NODES = (ProbeSmallFlux, ProbeText)
+NODES = (ProbeSmallFlux, ProbeText, ProbeSigmas)
